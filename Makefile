@@ -1,0 +1,48 @@
+# Few verbs, the same here and in CI. Each does its own set-up in .venv; a machine with Python 3.11 and make is enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PYTHONPATH :=
+export VIRTUAL_ENV :=
+
+.PHONY: help setup demo test test-slow check format bench proto clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## make .venv with everything in it
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "slateloop needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## the whole loop on real data, at most two minutes
+	$(BIN)/serving demo
+
+test: $(STAMP)  ## the test suite
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(STAMP)  ## the longer runs that `make test` leaves out
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## the benchmarks of every room, one JSON line a figure
+	@set -e; for file in $(wildcard tests/bench/*.py); do $(BIN)/python $$file --json; done
+
+proto: $(STAMP)  ## generate the message classes again
+	$(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --python_out=. --mypy_out=. protos/events.proto protos/policy.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --grpc_python_out=. protos/policy.proto
+
+clean:  ## remove what was made
+	rm -rf $(VENV) var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

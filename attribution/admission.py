@@ -1,0 +1,70 @@
+"""Which events take part in the join, by the config: decided from the event alone, so the verdict never depends on when we looked. Pure."""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from attribution.events import DAMAGE, UNDECODABLE
+from attribution.settings import JoinConfig
+
+__all__ = ["CONTRADICTIONS", "REASONS", "judge", "quarantined"]
+
+# Reasons that need no decision to be found.
+_ALONE = (
+    "undecodable",
+    "append_time_missing",
+    "event_time_missing",
+    "decision_id_missing",
+    "decision_id_malformed",
+    "unit_id_missing",
+    "event_id_missing",
+    "name_missing",
+    "value_missing",
+    "value_not_finite",
+    "slate_empty",
+    "features_malformed",
+    "heartbeat_elsewhere",
+    # No task of the config has this name (and tenant).
+    "unknown_task",
+    # Stamped later than the log took it, by more than the task allows.
+    "future",
+    # A decision that came when its last correction was over.
+    "too_late",
+    # A reward whose name is no outcome of the task.
+    "unknown_outcome",
+)
+# Reasons that show only beside the decision.
+CONTRADICTIONS = ("other_unit", "other_task", "no_candidate", "no_such_slot", "slot_and_action_differ", "action_not_in_slate")
+REASONS = (*_ALONE, *CONTRADICTIONS)
+
+_WITHOUT_TASK = ("signal", "heartbeat", DAMAGE, UNDECODABLE)
+
+
+def judge(events: pl.DataFrame, *, config: JoinConfig) -> pl.DataFrame:
+    """The events with the limits of their task beside them, and `fault` (one of REASONS) where the event is quarantined.
+
+    Events of no task keep null limits; damage keeps its own words in `fault`.
+    """
+    keys = ["tenant", "task"]
+    outcomes = config.outcome_frame.select(*keys, "name", kind=pl.lit("reward"), known=pl.lit(True))
+    judged = events.join(config.task_frame, on=keys, how="left", maintain_order="left")
+    judged = judged.join(outcomes, on=[*keys, "name", "kind"], how="left", maintain_order="left")
+    return judged.with_columns(fault=pl.coalesce("fault", *_faults(config))).drop("known")
+
+
+def quarantined(judged: pl.DataFrame) -> Mapping[str, int]:
+    """Events by the reason for which `judge` refused them. Damage is no event, and is not in it."""
+    refused = judged.filter(pl.col("fault").is_not_null() & (pl.col("kind") != DAMAGE))
+    return dict(refused.group_by("fault").len().sort("fault").iter_rows())
+
+
+def _faults(config: JoinConfig) -> list[pl.Expr]:
+    joined = ~pl.col("kind").is_in(_WITHOUT_TASK)
+    allowed = pl.coalesce("max_future_us", pl.lit(config.max_future_us))
+    age = pl.col("append_time_us") - pl.col("event_time_us")
+    return [
+        pl.when(joined & pl.col("window_us").is_null()).then(pl.lit("unknown_task")),
+        pl.when((-age > allowed) & ~pl.col("final").fill_null(False)).then(pl.lit("future")),
+        pl.when((pl.col("kind") == "decision") & (age >= pl.col("window_us") + pl.col("late_us"))).then(pl.lit("too_late")),
+        pl.when((pl.col("kind") == "reward") & pl.col("known").is_null()).then(pl.lit("unknown_outcome")),
+    ]

@@ -1,0 +1,154 @@
+"""The observation of a decision as a pure function of its events and the config: the heart of the join, columnar.
+
+What an event counts as is decided in this order, and only from the event, its decision and the config:
+
+1. `other_unit`, `other_task`: it contradicts its decision and is quarantined.
+2. `late`: logged when the decision's last correction was over (append time >= decision time + longest window + grace + horizon).
+3. `duplicates`: of the copies of one event id the one with the smallest payload hash stands, with the smallest append time.
+4. `outside_window`: it happened before the decision (by more than the grace), or after its own window.
+5. further contradictions: an impression of no candidate; a reward of a slot or action that the slate has not.
+
+What is left is attributed. A row is `corrected` where something attributed was logged after the decision's close and grace.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from attribution import exposure, outcomes
+from attribution.decisions import decision_table
+from attribution.settings import JoinConfig
+from protos import events_pb2
+
+__all__ = ["DERIVED_COLUMNS", "Derived", "derive"]
+
+# What `derive` adds to the columns of the decision.
+DERIVED_COLUMNS = (
+    "append_time_us",
+    "slot_seen",
+    "slot_seen_time_us",
+    "slot_reward",
+    "reward",
+    "outcomes",
+    "overridden",
+    "logged",
+    "status",
+    "join_config_digest",
+)
+_NOT_IN_LOG = (events_pb2.FALLBACK_REASON_LOG_FULL, events_pb2.FALLBACK_REASON_CLIENT)
+
+
+class Derived(NamedTuple):
+    """Rows parallel to the decisions (DECISION_COLUMNS and DERIVED_COLUMNS), and how many events counted as what."""
+
+    rows: pa.Table
+    counts: Mapping[str, int]
+
+
+def derive(decisions: pl.DataFrame, feedback: pl.DataFrame, *, config: JoinConfig) -> Derived:
+    """One row a decision.
+
+    `decisions`: decision_id (distinct), tenant, task, unit_id, event_time_us, append_time_us, payload. `feedback`: impressions and
+    rewards of sound form, every copy of them; those of other decisions are not looked at.
+    """
+    heads = decisions.with_row_index("row").join(config.task_frame, on=["tenant", "task"], how="left", maintain_order="left")
+    body = decision_table(decisions["payload"].to_list())
+    places = exposure.places(body)
+    mine, counts = _standing(heads, feedback)
+    shown = exposure.expose(mine.filter(pl.col("kind") == "impression"), places=places, body=body)
+    paid = outcomes.attribute(mine.filter(pl.col("kind") == "reward"), places=places, outcomes=config.outcome_frame)
+    for contradicted in (shown.refused, paid.refused):
+        for reason, count in contradicted.items():
+            counts[reason] = counts.get(reason, 0) + count
+    counts["outside_window"] = counts.get("outside_window", 0) + paid.outside_window
+    counts["attributed"] = shown.events + paid.events
+    scored = outcomes.score(heads, paid.events_frame, places=places.with_columns(shown.seen), outcomes=config.outcome_frame)
+    derived = _columns(heads, body=body, places=places, shown=shown, scored=scored, corrected=_corrected(heads, shown, paid))
+    for name, column in derived.items():
+        body = body.append_column(name, column)
+    return Derived(body, {name: count for name, count in counts.items() if count})
+
+
+def _standing(heads: pl.DataFrame, feedback: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The events that stand after steps 1 to 3 (and 4 for impressions), with `row` and what their decision says; and the counts."""
+    theirs = heads.select("decision_id", "row", "unit_id", "tenant", "task", *_LIMITS, decided_us="event_time_us")
+    mine = feedback.join(theirs, on="decision_id", how="inner", suffix="_decided")
+    closed_us = pl.col("decided_us") + pl.col("window_us")
+    before = pl.col("event_time_us") < pl.col("decided_us") - pl.col("grace_us")
+    unseen = (pl.col("kind") == "impression") & (pl.col("event_time_us") >= pl.col("decided_us") + pl.col("impression_us"))
+    judged = mine.with_columns(
+        verdict=pl.when(pl.col("unit_id") != pl.col("unit_id_decided"))
+        .then(pl.lit("other_unit"))
+        .when((pl.col("task") != pl.col("task_decided")) | (pl.col("tenant") != pl.col("tenant_decided")))
+        .then(pl.lit("other_task"))
+        .when(pl.col("append_time_us") >= closed_us + pl.col("late_us"))
+        .then(pl.lit("late")),
+    )
+    standing, duplicates = _winners(judged.filter(pl.col("verdict").is_null()))
+    outside = standing.select(outside=before | unseen)["outside"]
+    counts = dict(judged.drop_nulls("verdict").group_by("verdict").len().iter_rows())
+    counts |= {"duplicates": duplicates, "outside_window": int(outside.sum())}
+    kept = standing.filter(~outside).with_columns(corrects=pl.col("append_time_us") >= closed_us + pl.col("grace_us"))
+    return kept, counts
+
+
+_LIMITS = ("impression_us", "window_us", "grace_us", "late_us")
+_IDENTITY = ("kind", "decision_id", "event_id")
+
+
+def _winners(copies: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """One copy of each event: smallest payload hash, smallest append time over the copies; and how many copies fell away."""
+    repeated = copies.select(pl.struct(_IDENTITY).is_duplicated()).to_series()
+    if not repeated.any():
+        return copies, 0
+    several = copies.filter(repeated)
+    hashes = pl.Series("hash", [_content_hash(payload) for payload in several["payload"]], dtype=pl.Binary)
+    ranked = several.with_columns(hashes, append_time_us=pl.col("append_time_us").min().over(_IDENTITY)).sort("hash")
+    chosen = ranked.unique(_IDENTITY, keep="first", maintain_order=True).drop("hash")
+    return pl.concat([copies.filter(~repeated), chosen]), several.height - chosen.height
+
+
+def _content_hash(payload: bytes) -> bytes:
+    """SHA-256 of what the event says; when the log took it is no part of that."""
+    event = events_pb2.Event.FromString(payload)
+    event.ClearField("append_time_us")
+    return hashlib.sha256(event.SerializeToString(deterministic=True)).digest()
+
+
+def _corrected(heads: pl.DataFrame, shown: exposure.Exposure, paid: outcomes.Attributed) -> np.ndarray[Any, Any]:
+    corrected = np.zeros(heads.height, dtype=bool)
+    corrected[shown.corrected_rows] = True
+    corrected[paid.events_frame.filter("corrects")["row"].to_numpy()] = True
+    return corrected
+
+
+def _columns(
+    heads: pl.DataFrame,
+    *,
+    body: pa.Table,
+    places: pl.DataFrame,
+    shown: exposure.Exposure,
+    scored: outcomes.Scored,
+    corrected: np.ndarray[Any, Any],
+) -> dict[str, pa.Array]:
+    offsets = pa.array(exposure.slot_offsets(body))
+    seen = shown.seen["seen_us"].to_arrow()
+    overridden = np.zeros(heads.height, dtype=bool)
+    overridden[shown.overridden_rows] = True
+    values = {
+        "append_time_us": heads["append_time_us"].to_arrow(),
+        "slot_seen": pa.ListArray.from_arrays(offsets, seen.is_valid()),
+        "slot_seen_time_us": pa.ListArray.from_arrays(offsets, seen),
+        "slot_reward": pa.ListArray.from_arrays(offsets, pa.array(scored.slot_reward, mask=~scored.counted)),
+        "reward": pa.array(scored.reward),
+        "outcomes": scored.outcomes,
+        "overridden": pa.array(overridden),
+        "logged": pa.array(~np.isin(body["fallback"].to_numpy(), _NOT_IN_LOG)),
+        "status": pa.array(np.where(corrected, "corrected", "final").tolist(), pa.string()),
+        "join_config_digest": heads["join_config_digest"].to_arrow().cast(pa.string()),
+    }
+    return {name: values[name] for name in DERIVED_COLUMNS}

@@ -1,0 +1,33 @@
+"""What can go wrong in the join.
+
+    AttributionError
+    ├── SourceError     a log or a broker cannot be read as asked
+    │   └── LostRecords     records between our offset and the oldest one there is are gone
+    └── TableError      a table cannot be opened, read or written
+        └── Fenced          another writer has moved the table on: this one is a zombie and must stop
+
+A message, a log file or a config that is wrong raises the errors of `protos.errors`. An event that is wrong raises nothing: it is
+quarantined with a reason (see `admission.REASONS`).
+"""
+
+__all__ = ["AttributionError", "Fenced", "LostRecords", "SourceError", "TableError"]
+
+
+class AttributionError(Exception):
+    """Root of this room's errors. The message names the field, the value and the remedy."""
+
+
+class SourceError(AttributionError):
+    """A log directory or a broker cannot be read as asked."""
+
+
+class LostRecords(SourceError):
+    """The source no longer holds the record at which reading was to go on."""
+
+
+class TableError(AttributionError):
+    """A Delta table cannot be opened, read or written as asked."""
+
+
+class Fenced(TableError):
+    """Another writer has committed past the position that this one knows."""

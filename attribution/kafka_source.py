@@ -1,0 +1,113 @@
+"""Kafka as a source: topics by kind of event, partitions assigned by hand, offsets from our own tables.
+
+`assign` rather than `subscribe`: which partitions a worker derives is decided by who holds their positions in the tables, and a
+group's first assignment would take seconds. `auto.offset.reset=error`: records that the broker dropped before we read them are an
+error, never a gap. Append time is Kafka's record time, so the topics want `message.timestamp.type=LogAppendTime`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from attribution.errors import LostRecords, SourceError
+from attribution.events import Raw
+from attribution.sources import Fetched, Offsets, Partition
+
+__all__ = ["TOPICS", "KafkaSource"]
+
+TOPICS = ("decisions", "impressions", "rewards", "signals")
+GROUP = "slateloop-attribution"
+_METADATA_TIMEOUT_S = 10.0
+_RESET = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
+
+
+class KafkaSource:
+    """Reads every partition of TOPICS (or of those given) through one consumer.
+
+    `settings` are librdkafka's own (security, client id); `max_records` and `timeout_s` bound a fetch. Raises SourceError if the broker
+    doesn't answer or a topic is absent.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        topics: Sequence[str] = TOPICS,
+        settings: Mapping[str, Any] | None = None,
+        max_records: int = 20_000,
+        timeout_s: float = 0.5,
+    ) -> None:
+        own = {"bootstrap.servers": bootstrap, "group.id": GROUP, "enable.auto.commit": False, "auto.offset.reset": "error"}
+        self._consumer = Consumer({**(settings or {}), **own})
+        self._max_records, self._timeout_s = max_records, timeout_s
+        self._assigned: dict[Partition, int] = {}
+        self._partitions = [partition for topic in topics for partition in self._of_topic(topic, bootstrap)]
+
+    def partitions(self) -> Sequence[Partition]:
+        """Every partition of the topics, as the broker listed them at the start."""
+        return self._partitions
+
+    def fetch(self, offsets: Offsets) -> Fetched:
+        """Reads on; waits at most `timeout_s` where nothing has come."""
+        if self._places(offsets) != self._assigned:
+            self._seek(offsets)
+        following = dict(offsets)
+        raws = []
+        # Until the batch is whole the consumer's own place is not to be trusted: the next fetch seeks.
+        self._assigned = {}
+        for message in self._consumer.consume(num_messages=self._max_records, timeout=self._timeout_s):
+            _refuse(message)
+            raws.append(_raw(message))
+            following[Partition(message.topic(), message.partition())] = message.offset() + 1
+        self._assigned = self._places(following)
+        return Fetched(raws, following)
+
+    def commit(self, offsets: Offsets) -> None:
+        """Commits to the group, for tools that show its lag."""
+        places = [TopicPartition(p.topic, p.number, offset) for p, offset in offsets.items()]
+        if places:
+            self._consumer.commit(offsets=places, asynchronous=True)
+
+    def end_offsets(self) -> Offsets:
+        """High watermarks, asked of the broker."""
+        ends = {}
+        for partition in self._partitions:
+            _, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=_METADATA_TIMEOUT_S)
+            ends[partition] = int(high)
+        return ends
+
+    def close(self) -> None:
+        """Leaves the group and lets the connections go."""
+        self._consumer.close()
+
+    def _of_topic(self, topic: str, bootstrap: str) -> list[Partition]:
+        try:
+            found = self._consumer.list_topics(topic, timeout=_METADATA_TIMEOUT_S).topics[topic]
+        except KafkaException as error:
+            raise SourceError(f"--bootstrap {bootstrap}: no answer ({error}); start the broker, or give its address") from error
+        if found.error is not None:
+            raise SourceError(f"--bootstrap {bootstrap}: topic {topic!r}: {found.error}; create it before the joiner starts")
+        return [Partition(topic, number) for number in sorted(found.partitions)]
+
+    def _seek(self, offsets: Offsets) -> None:
+        self._assigned = self._places(offsets)
+        self._consumer.assign([TopicPartition(p.topic, p.number, offset) for p, offset in self._assigned.items()])
+
+    def _places(self, offsets: Offsets) -> dict[Partition, int]:
+        return {partition: offsets.get(partition, OFFSET_BEGINNING) for partition in self._partitions}
+
+
+def _refuse(message: Message) -> None:
+    error = message.error()
+    if error is None:
+        return
+    place = f"{message.topic()}/{message.partition()} at offset {message.offset()}"
+    if error.code() in _RESET:
+        raise LostRecords(f"{place}: the broker no longer holds this record ({error}); lengthen its retention, and backfill what is left")
+    raise SourceError(f"{place}: {error}; mend the broker and start again: nothing was skipped")
+
+
+def _raw(message: Message) -> Raw:
+    _, append_time_ms = message.timestamp()
+    return Raw(message.topic(), message.partition(), message.offset(), message.value() or b"", max(append_time_ms, 0) * 1000)

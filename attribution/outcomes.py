@@ -1,0 +1,123 @@
+"""Rewards by slot, by action or for the slate become named outcomes, and these the scalar reward. Pure, columnar."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from protos.observations import OUTCOME_TYPE
+
+__all__ = ["Attributed", "Scored", "attribute", "score"]
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class Attributed(NamedTuple):
+    """Rewards that count, each with its row and its slot (null = the slate); the others by what they counted as."""
+
+    events_frame: pl.DataFrame
+    refused: Mapping[str, int]
+    outside_window: int
+    events: int
+
+
+class Scored(NamedTuple):
+    """Outcomes [rows] (lists), the scalar rewards [rows] and, flat over the places, the slots' rewards and whether they count."""
+
+    outcomes: pa.Array
+    reward: Floats
+    slot_reward: Floats
+    counted: np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def attribute(rewards: pl.DataFrame, *, places: pl.DataFrame, outcomes: pl.DataFrame) -> Attributed:
+    """Finds window and slot of each reward (one copy each, with `row`, `decided_us` and `corrects`).
+
+    A slot stands as given, if the slate has it and its action is the one named (if one is); an action alone finds its slot.
+    """
+    known = rewards.join(outcomes, on=["tenant", "task", "name"], how="inner")
+    inside = known.filter(pl.col("event_time_us") < pl.col("decided_us") + pl.col("outcome_us"))
+    by_slot = inside.join(places, on=["row", "slot"], how="left")
+    by_action = places.unique(["row", "placed"], keep="first").select("row", action="placed", found="slot")
+    resolved = by_slot.join(by_action, on=["row", "action"], how="left").with_columns(_fault())
+    standing = resolved.filter(pl.col("fault").is_null())
+    slot = pl.when(~pl.col("for_slate")).then(pl.coalesce("slot", "found")).alias("slot")
+    refused = dict(resolved.drop_nulls("fault").group_by("fault").len().iter_rows())
+    return Attributed(standing.with_columns(slot), refused, known.height - inside.height, standing.height)
+
+
+def _fault() -> pl.Expr:
+    named, slotted = pl.col("action") != "", pl.col("slot").is_not_null()
+    return (
+        pl.when("for_slate")
+        .then(None)
+        .when(slotted & pl.col("placed").is_null())
+        .then(pl.lit("no_such_slot"))
+        .when(slotted & named & (pl.col("action") != pl.col("placed")))
+        .then(pl.lit("slot_and_action_differ"))
+        .when(~slotted & named & pl.col("found").is_null())
+        .then(pl.lit("action_not_in_slate"))
+        .alias("fault")
+    )
+
+
+def score(heads: pl.DataFrame, rewards: pl.DataFrame, *, places: pl.DataFrame, outcomes: pl.DataFrame) -> Scored:
+    """Aggregates the rewards of each outcome and slot, lets defaults stand where none came, and weighs them.
+
+        reward[slot] = sum over outcomes of weight * value;  reward = sum of the slots that count + weighed outcomes of the slate
+
+    `heads`: row, tenant, task. `places`: row, slot, seen_us; a place counts when it was seen.
+    """
+    task = heads.select("row", "tenant", "task")
+    counted = places.select("row", "slot", counted=pl.col("seen_us").is_not_null())
+    found = _aggregated(rewards)
+    expected = _expected(task, counted, outcomes)
+    missing = expected.join(found, on=["row", "name", "slot"], how="anti", nulls_equal=True)
+    entries = pl.concat([found, missing.select(found.columns)]).sort("row", "order", "slot", nulls_last=True)
+    return _scored(entries, counted=counted, rows=heads.height)
+
+
+def _aggregated(rewards: pl.DataFrame) -> pl.DataFrame:
+    """One entry for each outcome of a slot, or of the slate, that had a reward. First and last by (event time, event id)."""
+    value, by = pl.col("value"), pl.col("aggregate").first()
+    ways = {"first": value.first(), "last": value.last(), "sum": value.sum(), "max": value.max(), "mean": value.mean()}
+    chosen = pl.coalesce([pl.when(by == name).then(way) for name, way in ways.items()] + [pl.len().cast(pl.Float64)])
+    return (
+        rewards.sort("event_time_us", "event_id")
+        .group_by("row", "order", "name", "slot", "weight", maintain_order=True)
+        .agg(value=chosen, count=pl.len().cast(pl.Int32), corrects=pl.col("corrects").any())
+        .with_columns(status=pl.when("corrects").then(pl.lit("corrected")).otherwise(pl.lit("final")))
+        .drop("corrects")
+    )
+
+
+def _expected(task: pl.DataFrame, counted: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
+    """The entries that every row has, with their defaults: one for each slot that counts, or one for the slate."""
+    wanted = task.join(outcomes, on=["tenant", "task"])
+    by_slot = wanted.filter(~pl.col("for_slate")).join(counted.filter("counted").select("row", "slot"), on="row")
+    by_slate = wanted.filter("for_slate").with_columns(slot=pl.lit(None, dtype=pl.Int32))
+    both = pl.concat([by_slot, by_slate.select(by_slot.columns)])
+    return both.with_columns(value="default", status=pl.lit("missing"), count=pl.lit(0, dtype=pl.Int32))
+
+
+def _scored(entries: pl.DataFrame, *, counted: pl.DataFrame, rows: int) -> Scored:
+    mask = counted["counted"].to_numpy()
+    row_of_place = counted["row"].to_numpy()
+    first_place = np.searchsorted(row_of_place, np.arange(rows))
+    row, slot = entries["row"].to_numpy(), entries["slot"].fill_null(-1).to_numpy()
+    worth = (entries["value"] * entries["weight"]).to_numpy()
+    slotted = slot >= 0
+    # bincount adds in the order of its input, so the sums are the same to the bit however the events came.
+    slot_reward = np.bincount(first_place[row[slotted]] + slot[slotted], weights=worth[slotted], minlength=len(mask))
+    reward = np.bincount(row_of_place[mask], weights=slot_reward[mask], minlength=rows)
+    reward = reward + np.bincount(row[~slotted], weights=worth[~slotted], minlength=rows)
+    return Scored(_lists(entries, rows=rows), np.asarray(reward, np.float64), np.asarray(slot_reward, np.float64), mask)
+
+
+def _lists(entries: pl.DataFrame, *, rows: int) -> pa.Array:
+    columns = [entries[field.name].to_arrow().cast(field.type) for field in OUTCOME_TYPE]
+    structs = pa.StructArray.from_arrays(columns, fields=list(OUTCOME_TYPE))
+    offsets = np.searchsorted(entries["row"].to_numpy(), np.arange(rows + 1)).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), structs)

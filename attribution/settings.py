@@ -1,0 +1,182 @@
+"""The sections `rewards` and `attribution` of a task's YAML, and the tables of numbers that the join makes of them."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import polars as pl
+from pydantic import Field
+
+from protos import config
+from protos.config import StrictModel
+from protos.task import TaskFile, load_tasks
+
+__all__ = ["AGGREGATES", "Attribution", "JoinConfig", "Outcome", "Rewards", "TaskJoin", "config_parts", "load_join_config", "task_join"]
+
+AGGREGATES = ("first", "last", "sum", "max", "mean", "count")
+# A window longer than 400 days is a unit mistaken (milliseconds, say), not a window.
+_LONGEST_S = 400 * 86_400.0
+Seconds = Annotated[float, Field(ge=0.0, le=_LONGEST_S)]
+Window = Annotated[float, Field(gt=0.0, le=_LONGEST_S)]
+OutcomeName = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class Outcome(StrictModel):
+    """One named outcome: which reward events count for a decision, and what they are worth."""
+
+    window_s: Window = Field(description="A reward counts when it happens less than this after its decision. Seconds, (0, 400 days].")
+    aggregate: Literal["first", "last", "sum", "max", "mean", "count"] = Field(
+        "sum", description="How several rewards of one slot (or slate) become one value; first and last by event time."
+    )
+    weight: float = Field(1.0, description="Factor of the outcome in the scalar reward. Any finite number; 0 = recorded, not rewarded.")
+    default: float = Field(0.0, description="Value where the window closed without an event, in the outcome's own unit. Finite.")
+    level: Literal["slot", "slate"] = Field(
+        "slot",
+        description="slot: the default stands for each slot that counts, and an event that names neither slot nor action is the slate's. "
+        "slate: one value for the whole slate; slot and action of the event are not looked at.",
+    )
+
+
+class Rewards(StrictModel):
+    """Section `rewards`: the named outcomes of the task."""
+
+    outcomes: dict[OutcomeName, Outcome] = Field(
+        min_length=1, description="Name of the outcome in reward events -> how it counts. At least one."
+    )
+
+
+class Attribution(StrictModel):
+    """Section `attribution`: impressions, lateness and what counts as shown."""
+
+    impression_window_s: Window = Field(
+        description="An impression counts when it happens less than this after its decision. Seconds, (0, 400 days]."
+    )
+    grace_s: Seconds = Field(
+        60.0,
+        description="Disorder that is no lateness: between events of one source, and between the clocks of server and producers. Seconds.",
+    )
+    correction_horizon_s: Seconds = Field(
+        86_400.0,
+        description="How long after its close a decision takes late events, each a corrected revision; held in memory till then. Seconds.",
+    )
+    max_future_s: Seconds = Field(
+        300.0, description="An event stamped this much later than the log took it is quarantined (`future`): its clock is wrong. Seconds."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskJoin:
+    """The join of one task: both sections, and their digest, which stands in every row."""
+
+    tenant: str
+    task: str
+    rewards: Rewards
+    attribution: Attribution
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class JoinConfig:
+    """The joins of all tasks by (tenant, task). Times in the frames are microseconds."""
+
+    tasks: Mapping[tuple[str, str], TaskJoin]
+
+    @functools.cached_property
+    def task_frame(self) -> pl.DataFrame:
+        """One row a task: its windows and limits."""
+        return pl.DataFrame([_task_row(join) for join in self.tasks.values()], schema=_TASK_SCHEMA, orient="row")
+
+    @functools.cached_property
+    def outcome_frame(self) -> pl.DataFrame:
+        """One row an outcome, in the order of the file."""
+        rows = [row for join in self.tasks.values() for row in _outcome_rows(join)]
+        return pl.DataFrame(rows, schema=_OUTCOME_SCHEMA, orient="row")
+
+    @property
+    def grace_us(self) -> int:
+        """Disorder that the shared watermark allows for: the largest of the tasks'."""
+        return int(self.task_frame["grace_us"].max())  # type: ignore[arg-type]
+
+    @property
+    def max_future_us(self) -> int:
+        """Bound on the stamp of what belongs to no task, such as a heartbeat: the largest of the tasks'."""
+        return int(self.task_frame["max_future_us"].max())  # type: ignore[arg-type]
+
+    @property
+    def memory_us(self) -> int:
+        """How far behind the watermark an event can lie and still matter to the state."""
+        return int((self.task_frame["window_us"] + self.task_frame["hold_us"]).max())  # type: ignore[arg-type]
+
+
+def load_join_config(directory: Path, *, overrides: Sequence[str] = ()) -> JoinConfig:
+    """The joins of every task file in a directory; `overrides` (`section.key=value`) are laid over each.
+
+    Raises ConfigError with a line a fault.
+    """
+    joins = [task_join(task) for task in load_tasks(directory, overrides=overrides).values()]
+    return JoinConfig({(join.tenant, join.task): join for join in joins})
+
+
+def task_join(task: TaskFile) -> TaskJoin:
+    """The join that a task's file asks for. Raises ConfigError with a line a fault."""
+    rewards = config.parse(Rewards, task.section("rewards"), where="rewards")
+    attribution = config.parse(Attribution, task.section("attribution"), where="attribution")
+    digest = config.digest({"rewards": rewards.model_dump(), "attribution": attribution.model_dump()})
+    return TaskJoin(tenant=task.tenant, task=task.name, rewards=rewards, attribution=attribution, digest=digest)
+
+
+def config_parts(task: TaskFile) -> list[tuple[str, StrictModel, Mapping[str, object]]]:
+    """(dotted name, model, what the file gave) of every part of a task's join, for `--print-config`. Raises ConfigError."""
+    join, given = task_join(task), task.section("rewards")["outcomes"]
+    outcomes = [(f"rewards.outcomes.{name}", outcome, given[name]) for name, outcome in join.rewards.outcomes.items()]
+    return [*outcomes, ("attribution", join.attribution, task.section("attribution"))]
+
+
+_TASK_SCHEMA = {
+    "tenant": pl.String,
+    "task": pl.String,
+    "impression_us": pl.Int64,
+    # The longest window: a decision closes this long after it was made.
+    "window_us": pl.Int64,
+    "grace_us": pl.Int64,
+    # A closed decision takes late events for this long.
+    "late_us": pl.Int64,
+    # An event is kept for this long after it happened: until no decision that it could belong to takes it any more.
+    "hold_us": pl.Int64,
+    "max_future_us": pl.Int64,
+    "join_config_digest": pl.String,
+}
+_OUTCOME_SCHEMA = {
+    "tenant": pl.String,
+    "task": pl.String,
+    "name": pl.String,
+    "order": pl.Int32,
+    "outcome_us": pl.Int64,
+    "aggregate": pl.String,
+    "weight": pl.Float64,
+    "default": pl.Float64,
+    "for_slate": pl.Boolean,
+}
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1e6)
+
+
+def _task_row(join: TaskJoin) -> tuple[object, ...]:
+    section = join.attribution
+    impression, grace = _us(section.impression_window_s), _us(section.grace_s)
+    window = max([impression, *(_us(outcome.window_s) for outcome in join.rewards.outcomes.values())])
+    late = grace + _us(section.correction_horizon_s)
+    future = _us(section.max_future_s)
+    # An event may precede its decision by the grace, hence the second one in `hold_us`.
+    return (join.tenant, join.task, impression, window, grace, late, window + late + grace, future, join.digest)
+
+
+def _outcome_rows(join: TaskJoin) -> list[tuple[object, ...]]:
+    return [
+        (join.tenant, join.task, name, order, _us(item.window_s), item.aggregate, item.weight, item.default, item.level == "slate")
+        for order, (name, item) in enumerate(join.rewards.outcomes.items())
+    ]

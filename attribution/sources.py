@@ -1,0 +1,45 @@
+"""Where records come from: one small interface, one implementation a transport."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from attribution.events import Raw
+
+__all__ = ["Fetched", "Offsets", "Partition", "Source"]
+
+
+class Partition(NamedTuple):
+    """A partition of a topic."""
+
+    topic: str
+    number: int
+
+
+# Next offset to read. A partition that is absent has never been read: it begins at the oldest record there is.
+Offsets = Mapping[Partition, int]
+
+
+class Fetched(NamedTuple):
+    """Records, in order within each partition, and the offsets at which the next fetch begins."""
+
+    raws: Sequence[Raw]
+    offsets: Offsets
+
+
+class Source(Protocol):
+    """A transport. Reading is a function of the offsets; what is committed back is only for those who watch the lag."""
+
+    def partitions(self) -> Sequence[Partition]:
+        """Every partition that is read."""
+
+    def fetch(self, offsets: Offsets) -> Fetched:
+        """What follows the offsets, at most a micro-batch; nothing where nothing has come. Raises SourceError."""
+
+    def commit(self, offsets: Offsets) -> None:
+        """Tells the transport how far we are."""
+
+    def end_offsets(self) -> Offsets:
+        """Offset just behind the last record of each partition."""
+
+    def close(self) -> None:
+        """Lets connections go."""

@@ -1,0 +1,105 @@
+"""A Delta table that knows how far it got: rows and positions in one commit, and a second writer refused.
+
+Positions are Delta application transactions: an application id and a number that only grows. Delta itself refuses a commit whose ids
+another writer has moved since our snapshot, but takes an OLD number from a fresh one; so the number is checked first, on the very
+handle that commits.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import deltalake
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from attribution.errors import Fenced, TableError
+
+__all__ = ["PositionedTable", "open_table", "text"]
+
+
+def text(column: str) -> pc.Expression:
+    """A column of strings, for the `where` of a read.
+
+    Delta rewrites a file (compaction, deletion) with view types, which Arrow's pruning by statistics can't compare: the cast can.
+    """
+    return pc.field(column).cast(pa.string())
+
+
+class PositionedTable:
+    """An open table. One instance is one writer: its handle is the snapshot that it checks and commits against."""
+
+    def __init__(self, handle: Any, *, path: Path) -> None:
+        self._handle = handle
+        self._known: dict[str, int | None] = {}
+        self.path = path
+
+    def position(self, app: str) -> int | None:
+        """The number that the last commit with this application id carried; None before the first."""
+        if app not in self._known:
+            self._known[app] = self._read_position(app)
+        return self._known[app]
+
+    def append(self, rows: pa.Table, *, positions: Mapping[str, int]) -> None:
+        """Commits rows and positions as one.
+
+        Raises Fenced if another writer has moved one of these positions: then nothing was written. Raises TableError if the disk refuses.
+        """
+        for app in positions:
+            self._check(app)
+        moves = [deltalake.Transaction(app, number) for app, number in positions.items()]
+        properties = deltalake.CommitProperties(app_transactions=moves)
+        try:
+            deltalake.write_deltalake(self._handle, rows, mode="append", commit_properties=properties)
+        except CommitFailedError as error:
+            raise Fenced(f"{self.path}: another writer has committed in between ({error}); stop one of the two and start again") from error
+        except (DeltaError, OSError) as error:
+            raise TableError(f"{self.path}: {rows.num_rows} rows could not be written ({error}); mend the disk and start again") from error
+        self._known |= positions
+
+    def read(self, *, columns: Sequence[str], where: pc.Expression | None = None) -> pl.DataFrame:
+        """Rows as they stand in this snapshot, in no order."""
+        dataset: ds.Dataset = self._handle.to_pyarrow_dataset()
+        frame = pl.from_arrow(dataset.to_table(columns=list(columns), filter=where))
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def _check(self, app: str) -> None:
+        known, now = self.position(app), self._read_position(app)
+        if known != now:
+            raise Fenced(
+                f"{self.path}: position {app} is {now}, not {known} as this writer left it; another one writes: stop one of the two"
+            )
+
+    def _read_position(self, app: str) -> int | None:
+        number = self._handle.transaction_version(app)
+        return None if number is None else int(number)
+
+
+def open_table(path: Path, *, schema: pa.Schema | None) -> PositionedTable:
+    """Opens a table; makes an empty one of this schema where there is none and a schema is given.
+
+    Raises TableError if it is absent (and no schema is given), can't be read, or has other columns.
+    """
+    try:
+        if schema is not None:
+            path.mkdir(parents=True, exist_ok=True)
+            deltalake.DeltaTable.create(path, schema=schema, mode="ignore")
+        handle = deltalake.DeltaTable(path)
+    except TableNotFoundError as error:
+        raise TableError(f"{path}: no table; start `attribution run`, or give the directory that was its --out") from error
+    except (DeltaError, OSError) as error:
+        raise TableError(f"{path}: cannot be opened as a table ({error}); give another --out") from error
+    if schema is not None:
+        _refuse_other_columns(handle, schema=schema, path=path)
+    return PositionedTable(handle, path=path)
+
+
+def _refuse_other_columns(handle: Any, *, schema: pa.Schema, path: Path) -> None:
+    found = handle.to_pyarrow_dataset().schema.names
+    if set(found) != set(schema.names):
+        other = ", ".join(sorted(set(found) ^ set(schema.names)))
+        raise TableError(f"{path}: columns differ from this version's: {other}; give another --out and backfill into it")

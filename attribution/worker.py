@@ -1,0 +1,100 @@
+"""The two hops, one after the other: fetch, land in `events`, derive into `observations`. Exactly once, whenever it stops.
+
+Each hop commits rows and positions as one, so a crash before the first repeats the fetch, a crash between the two derives the landed
+events again, and a crash after the second repeats nothing.
+"""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from attribution.deriver import Deriver, no_point, underived_events
+from attribution.events import EVENT_SCHEMA, decode
+from attribution.positions import landed_positions, read_landed
+from attribution.settings import JoinConfig
+from attribution.sources import Offsets, Source
+from attribution.tables import open_table
+from protos.observations import OBSERVATION_SCHEMA
+
+__all__ = ["EVENTS_DIR", "OBSERVATIONS_DIR", "Progress", "Worker", "run_worker"]
+
+# Names of the two tables below --out.
+EVENTS_DIR = "events"
+OBSERVATIONS_DIR = "observations"
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What one cycle did."""
+
+    events: int
+    rows: int
+
+
+class Worker:
+    """Joins what a source brings into the tables below `out`; goes on where an earlier one stopped.
+
+    `at_point` is called with the name of each point between two effects: "fetched", "landed", "stepped", "derived", "committed".
+    """
+
+    def __init__(self, source: Source, *, out: Path, config: JoinConfig, at_point: Callable[[str], None] = no_point) -> None:
+        self._source, self._at_point = source, at_point
+        self._landed = open_table(out / EVENTS_DIR, schema=EVENT_SCHEMA)
+        table = open_table(out / OBSERVATIONS_DIR, schema=OBSERVATION_SCHEMA)
+        partitions = source.partitions()
+        self.offsets: Offsets = read_landed(self._landed.position, partitions)
+        self._deriver = Deriver(table, partitions=partitions, config=config, landed=self._landed, at_point=at_point)
+        left = underived_events(self._landed, landed_offsets=self.offsets, derived=self._deriver.offsets)
+        if self._deriver.offsets != self.offsets:
+            self._deriver.derive(left, offsets=self.offsets)
+
+    @property
+    def final(self) -> bool:
+        """True = every source has sent its final heartbeat, and what came before it is derived."""
+        return self._deriver.final
+
+    def cycle(self) -> Progress:
+        """One micro-batch through both hops; nothing is committed where nothing came. Raises Fenced, TableError, SourceError."""
+        raws, offsets = self._source.fetch(self.offsets)
+        if offsets == self.offsets:
+            return Progress(0, 0)
+        events = decode(raws)
+        self._at_point("fetched")
+        self._land(events, offsets)
+        self._at_point("landed")
+        rows = self._deriver.derive(events, offsets=offsets)
+        self._source.commit(offsets)
+        self._at_point("committed")
+        return Progress(events.height, rows)
+
+    def _land(self, events: pl.DataFrame, offsets: Offsets) -> None:
+        self._landed.append(_as_landed(events), positions=landed_positions(offsets))
+        self.offsets = offsets
+
+
+def run_worker(worker: Worker, *, poll_s: float, stop: threading.Event, until_final: bool, on_progress: Callable[[Progress], None]) -> None:
+    """Cycles until `stop` is set or, with `until_final`, until the input has ended; at most one micro-batch each `poll_s`.
+
+    A batch larger than a backlog's is followed by the next at once.
+    """
+    while not stop.is_set():
+        began = time.monotonic()
+        progress = worker.cycle()
+        on_progress(progress)
+        if until_final and worker.final and not progress.events:
+            return
+        if progress.events < _BACKLOG:
+            stop.wait(max(0.0, poll_s - (time.monotonic() - began)))
+
+
+# A micro-batch as large as this means that more is waiting.
+_BACKLOG = 20_000
+
+
+def _as_landed(events: pl.DataFrame) -> pa.Table:
+    return events.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(EVENT_SCHEMA)

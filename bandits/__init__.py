@@ -1,0 +1,21 @@
+"""Policies as pure JAX functions, the slate sampler that draws from what it logs, learning, snapshots and their store.
+
+Settings are made when this room is imported, once for serving, learning, evaluation and replay:
+
+- 64 bits. Propensities are logged as integers out of 2^31 and recomputed within 1e-6 anywhere, which float32 scores cannot promise
+  once a posterior is narrow. Arrays that callers make as float32 stay float32.
+- For the CPU, unless XLA_FLAGS is set: one thread a process (a decision is too small to share: 43 us against 70 with a pool), and
+  vectors as wide as the processor has (a third off a slate where it has AVX-512).
+- Likewise one thread for the BLAS that JAX borrows from scipy, unless OPENBLAS_NUM_THREADS is set: its triangular solves are small and
+  many, and its idle threads spin (on two busy cores, eleven 65 x 65 factors took 48 ms of CPU with two threads, 0.3 ms with one). It
+  is read when scipy is first imported; import this room before scikit-learn or scipy.
+"""
+
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false --xla_cpu_prefer_vector_width=512")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import jax
+
+jax.config.update("jax_enable_x64", True)

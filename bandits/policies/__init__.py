@@ -1,0 +1,1 @@
+"""The policies, one family a file. `bandits.catalog` names them."""

@@ -1,0 +1,54 @@
+"""Probabilities as integers out of 2^31: what is drawn from is what is logged."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["DENOMINATOR", "pick", "quantise"]
+
+# Largest power of two whose numerators, up to and including itself, fit a uint32 with their running sum.
+DENOMINATOR = 1 << 31
+# Above this many candidates ranks come from a sort, below from comparing all pairs (no branch, and faster in a batch).
+_PAIRWISE_RANKS = 64
+
+
+def quantise(p: jax.Array, mask: jax.Array) -> jax.Array:
+    """Numerators out of 2^31, u32[K], by largest remainder; every eligible candidate gets at least 1, the sum is exactly 2^31.
+
+    `p` f64[K] >= 0 (rescaled to sum to one over `mask`; uniform where nothing is left of it), `mask` bool[K]. All zero where nothing is
+    eligible. Largest error of a probability: (number of eligible + 1) / 2^31.
+    """
+    kept = jnp.where(mask, p.astype(jnp.float64), 0.0)
+    total = jnp.sum(kept)
+    eligible = jnp.sum(mask, dtype=jnp.int64)
+    even = jnp.where(mask, 1.0, 0.0) / jnp.maximum(eligible.astype(jnp.float64), 1.0)
+    shares = jnp.where((total > 0.0) & jnp.isfinite(total), kept / jnp.where(total > 0.0, total, 1.0), even)
+    free = (DENOMINATOR - eligible).astype(jnp.float64)
+    whole = jnp.floor(shares * free)
+    remainder = shares * free - whole
+    numerators = jnp.where(mask, whole.astype(jnp.int64) + 1, 0)
+    missing = DENOMINATOR - jnp.sum(numerators)
+    extra = jnp.where(_rank_of_largest(jnp.where(mask, remainder, -1.0)) < missing, 1, 0)
+    return jnp.where(mask, numerators + extra, 0).astype(jnp.uint32)
+
+
+def pick(numerators: jax.Array, draw: jax.Array) -> jax.Array:
+    """Index of the candidate that `draw`, uniform in [0, 2^31), falls on. The same integers give the same index on every platform."""
+    return pick_index(jnp, numerators, draw).astype(jnp.int32)
+
+
+def pick_index(xp: Any, numerators: Any, draw: Any) -> Any:
+    """`pick` on numpy or JAX: how many running sums are not above the draw."""
+    sums = xp.cumsum(numerators, dtype=xp.uint32)
+    return xp.sum(sums <= draw)
+
+
+def _rank_of_largest(values: jax.Array) -> jax.Array:
+    """Rank of each value, 0 = largest, ties by index, i64[K]."""
+    index = jnp.arange(values.shape[0])
+    if values.shape[0] > _PAIRWISE_RANKS:
+        order = jnp.argsort(-values, stable=True)
+        return jnp.zeros_like(index).at[order].set(index)
+    ahead = (values[None, :] > values[:, None]) | ((values[None, :] == values[:, None]) & (index[None, :] < index[:, None]))
+    return jnp.sum(ahead, axis=1)

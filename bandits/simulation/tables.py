@@ -1,0 +1,40 @@
+"""Reads a table of a user: CSV (also compressed) or Parquet. Touches the disk; knows nothing of what the columns mean."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from bandits.errors import SimulationError
+
+__all__ = ["read_table"]
+
+_PARQUET = (".parquet", ".pq")
+# Only an empty field is missing: words like "NA" or "?" are levels of a category (mushroom has a "?").
+_NULLS = ["", "nan", "NaN"]
+
+
+def read_table(path: Path, *, header: bool = True) -> pa.Table:
+    """The table in a file, told by its name: Parquet, or else CSV, unpacked where it ends in .gz or .bz2.
+
+    Without a `header` the columns are named "0", "1", ... Raises SimulationError if the file cannot be read or has no rows.
+    """
+    try:
+        table = pyarrow.parquet.read_table(path) if path.suffix.lower() in _PARQUET else _read_csv(path, header=header)
+    except (OSError, pa.ArrowException) as error:
+        raise SimulationError(f"data: {path} cannot be read ({error}); give a CSV or Parquet file") from error
+    if table.num_rows == 0:
+        raise SimulationError(f"data: {path} has no rows; give a table with at least one")
+    if len(set(table.column_names)) < table.num_columns:
+        double = next(name for name in table.column_names if table.column_names.count(name) > 1)
+        raise SimulationError(f"data: {path}: column {double!r} stands twice; rename one, or read a file without header by --no-header")
+    return table if header or path.suffix.lower() in _PARQUET else table.rename_columns([str(place) for place in range(table.num_columns)])
+
+
+def _read_csv(path: Path, *, header: bool) -> pa.Table:
+    return pyarrow.csv.read_csv(
+        path,
+        read_options=pyarrow.csv.ReadOptions(autogenerate_column_names=not header),
+        convert_options=pyarrow.csv.ConvertOptions(null_values=_NULLS, strings_can_be_null=True),
+    )

@@ -1,0 +1,265 @@
+"""The store of a task's snapshots, its pointers and its audit log: a directory.
+
+    <root>/<task>/snapshots/<digest>/      files of a snapshot, manifest last
+                  challengers/<digest>.json  one a challenger; closed by its verdict
+                  champion.json              the pointer, moved by compare-and-swap
+                  verdicts/<id>.json         what the gate said
+                  kill_switch.json           there = the baseline decides
+                  audit.jsonl                every move, appended
+
+Readers need no lock: files appear whole, by rename. Writers of a pointer hold the task's lock, which the kernel frees with its holder.
+"""
+
+import contextlib
+import fcntl
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bandits.durable import append_line, make_folder, read_json, read_lines, read_record, sync_names, write_whole
+from bandits.errors import ChampionMoved, StoreError, UnknownSnapshot, VerdictRefused
+from bandits.loaded import LoadedPolicy, encode_snapshot, load_policy, read_snapshot
+from bandits.snapshots import MANIFEST_FILE, Draft, Manifest, Snapshot, decode_manifest
+from protos import config
+
+__all__ = ["Challenger", "Pointer", "Store"]
+
+
+# A task's name that can be a folder on every system; as long as a name may be.
+_FOLDER = re.compile(r"[\w-][\w.-]{0,127}")
+
+
+class Pointer(NamedTuple):
+    """Which snapshot serves. `generation` counts the moves; `verdict` is the id of the one quoted; `baseline` is the first champion."""
+
+    digest: str
+    previous: str
+    verdict: str
+    generation: int
+    moved_us: int
+    baseline: str
+
+
+class Challenger(NamedTuple):
+    """A snapshot that waits for its verdict, or has one (`verdict` not empty)."""
+
+    digest: str
+    kind: str
+    published_us: int
+    verdict: str
+
+
+class Store:
+    """One task's part of the store."""
+
+    def __init__(self, root: Path, task: str) -> None:
+        if not _FOLDER.fullmatch(task):
+            raise StoreError(f"task: {task!r} cannot name a folder of the store; use letters, digits, '-' and '_'")
+        self._path = Path(root) / task
+
+    # Snapshots.
+
+    def publish(self, draft: Draft) -> str:
+        """Writes a snapshot, files first and manifest last, and returns its digest. Publishing the same again changes nothing."""
+        digest, files = encode_snapshot(draft)
+        target = self.snapshot_dir(digest)
+        if target.is_dir():
+            return digest
+        make_folder(target.parent)
+        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=target.parent))
+        for name, data in files.items():
+            write_whole(staging / name, data)
+        try:
+            staging.rename(target)
+        except OSError:
+            shutil.rmtree(staging)
+            if not target.is_dir():
+                raise
+        sync_names(target.parent)
+        return digest
+
+    def snapshot_dir(self, digest: str) -> Path:
+        """Where the files of a snapshot lie."""
+        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+            raise UnknownSnapshot(f"snapshot {digest!r}: a digest is 64 lower-case hex digits; `bandits snapshots` lists them")
+        return self._path / "snapshots" / digest
+
+    def load(self, digest: str) -> LoadedPolicy:
+        """The verified policy of a snapshot. Raises SnapshotError, UnknownSnapshot."""
+        return load_policy(self._known(digest))
+
+    def read(self, digest: str) -> Snapshot:
+        """The verified snapshot with its state. Raises SnapshotError, UnknownSnapshot."""
+        return read_snapshot(self._known(digest))
+
+    def manifest(self, digest: str) -> Manifest:
+        """The manifest of a snapshot. Raises SnapshotError, UnknownSnapshot."""
+        return decode_manifest(digest, (self._known(digest) / MANIFEST_FILE).read_bytes())
+
+    def digests(self) -> list[str]:
+        """All snapshots, oldest first."""
+        folders = [path for path in (self._path / "snapshots").glob("[0-9a-f]*") if (path / MANIFEST_FILE).is_file()]
+        return [path.name for path in sorted(folders, key=lambda path: (path.stat().st_mtime_ns, path.name))]
+
+    def collect(self, *, keep: int) -> list[str]:
+        """Removes all but the `keep` newest snapshots; never a champion, the previous one, the baseline or an open challenger."""
+        with self._locked():
+            pointer = self.champion()
+            kept = {item.digest for item in self.challengers()} | set(self.digests()[-keep:] if keep else [])
+            kept |= {pointer.digest, pointer.previous, pointer.baseline} if pointer else set()
+            removed = [digest for digest in self.digests() if digest not in kept]
+            for digest in removed:
+                shutil.rmtree(self.snapshot_dir(digest))
+            return removed
+
+    # The champion.
+
+    def champion(self) -> Pointer | None:
+        """The pointer, or None before the first champion."""
+        return read_record(self._path / "champion.json", Pointer)
+
+    def begin(self, digest: str, *, now_us: int, actor: str) -> Pointer:
+        """Makes a snapshot the task's first champion and its baseline. Raises ChampionMoved if the task has one."""
+        with self._locked():
+            if (standing := self.champion()) is not None:
+                raise ChampionMoved(f"champion: the task has one already ({standing.digest}); promote a challenger instead")
+            self._known(digest)
+            pointer = Pointer(digest=digest, previous="", verdict="", generation=1, moved_us=now_us, baseline=digest)
+            return self._move(pointer, action="begin", actor=actor, reason="first champion")
+
+    def promote(self, digest: str, *, verdict: Mapping[str, Any], expected: Pointer | None, now_us: int, actor: str) -> Pointer:
+        """Moves the champion to `digest`, quoting the verdict that allows it.
+
+        `verdict` has the keys `decision` ("promote"), `challenger` (= digest) and `champion` (= expected.digest). Raises
+        VerdictRefused for another one, ChampionMoved if the pointer is no longer `expected`.
+        """
+        if verdict.get("decision") != "promote" or verdict.get("challenger") != digest:
+            raise VerdictRefused(
+                f"verdict: decision {verdict.get('decision')!r} on {verdict.get('challenger')!r} does not promote {digest}"
+            )
+        verdict_id = self.put_verdict(verdict)
+        with self._locked():
+            standing = self.champion()
+            if standing is None or standing != expected:
+                raise ChampionMoved("champion: moved since it was read; judge the challenger against the new one")
+            if verdict.get("champion") != standing.digest:
+                raise VerdictRefused(f"verdict: judged against {verdict.get('champion')!r}, but {standing.digest} serves; judge again")
+            self._known(digest)
+            moved = standing._replace(
+                digest=digest, previous=standing.digest, verdict=verdict_id, generation=standing.generation + 1, moved_us=now_us
+            )
+            return self._move(moved, action="promote", actor=actor, reason="verdict")
+
+    def rollback(self, *, reason: str, now_us: int, actor: str) -> Pointer:
+        """Restores the previous champion, quoting the verdict that is undone. Raises StoreError if there is none."""
+        with self._locked():
+            standing = self.champion()
+            if standing is None or not standing.previous:
+                raise StoreError("champion: there is no previous one to roll back to")
+            self._known(standing.previous)
+            moved = standing._replace(
+                digest=standing.previous, previous=standing.digest, generation=standing.generation + 1, moved_us=now_us
+            )
+            return self._move(moved, action="rollback", actor=actor, reason=reason)
+
+    @property
+    def kill_switch(self) -> bool:
+        """true = the baseline decides."""
+        return (self._path / "kill_switch.json").exists()
+
+    def set_kill_switch(self, on: bool, *, reason: str, now_us: int, actor: str) -> None:
+        """Turns the kill switch, with a reason for the audit log."""
+        with self._locked():
+            path = self._path / "kill_switch.json"
+            if on:
+                write_whole(path, json.dumps({"reason": reason, "since_us": now_us}).encode())
+            else:
+                path.unlink(missing_ok=True)
+            self._audit({"action": "kill_switch_on" if on else "kill_switch_off", "actor": actor, "reason": reason, "time_us": now_us})
+
+    # Challengers and verdicts.
+
+    def challenge(self, digest: str, *, now_us: int) -> Challenger:
+        """Enters a published snapshot as challenger. Raises StoreError while another one waits for its verdict."""
+        with self._locked():
+            if (waiting := self.challengers()) and waiting[0].digest != digest:
+                raise StoreError(f"challenger: {waiting[0].digest} still waits for its verdict; one at a time")
+            manifest = self.manifest(digest)
+            challenger = Challenger(digest=digest, kind=manifest.kind, published_us=now_us, verdict="")
+            self._put_challenger(challenger)
+            self._audit({"action": "challenge", "digest": digest, "kind": manifest.kind, "label": manifest.label, "time_us": now_us})
+            return challenger
+
+    def challengers(self, *, closed: bool = False) -> list[Challenger]:
+        """Challengers that wait for their verdict (or those that have one), oldest first."""
+        read = (read_record(path, Challenger) for path in (self._path / "challengers").glob("*.json"))
+        found = [item for item in read if item is not None and bool(item.verdict) == closed]
+        return sorted(found, key=lambda item: (item.published_us, item.digest))
+
+    def close_challenger(self, digest: str, verdict_id: str) -> None:
+        """Ends a challenger's wait with its verdict."""
+        with self._locked():
+            challenger = read_record(self._path / "challengers" / f"{digest}.json", Challenger)
+            if challenger is None:
+                raise UnknownSnapshot(f"challenger {digest}: not in the store; `bandits snapshots` lists them")
+            self._put_challenger(challenger._replace(verdict=verdict_id))
+            self._audit({"action": "close", "digest": digest, "verdict": verdict_id})
+
+    def put_verdict(self, verdict: Mapping[str, Any]) -> str:
+        """Keeps a verdict and returns its id, the digest of its content."""
+        verdict_id = config.digest(verdict)
+        path = self._path / "verdicts" / f"{verdict_id}.json"
+        if not path.exists():
+            write_whole(path, json.dumps(verdict, sort_keys=True, indent=1).encode())
+        return verdict_id
+
+    def verdict(self, verdict_id: str) -> dict[str, Any]:
+        """A kept verdict. Raises UnknownSnapshot."""
+        data = read_json(self._path / "verdicts" / f"{verdict_id}.json")
+        if data is None:
+            raise UnknownSnapshot(f"verdict {verdict_id!r}: not in the store; `ope verdicts` lists them")
+        return data
+
+    def verdict_ids(self) -> list[str]:
+        """Ids of the verdicts, oldest first."""
+        paths = (self._path / "verdicts").glob("*.json")
+        return [path.stem for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name))]
+
+    def audit(self) -> list[dict[str, Any]]:
+        """Every move of this task, oldest first. A line that a power cut tore stands as {"action": "unreadable", "text": line}."""
+        return [_entry(line) for line in read_lines(self._path / "audit.jsonl")]
+
+    def _known(self, digest: str) -> Path:
+        path = self.snapshot_dir(digest)
+        if not (path / MANIFEST_FILE).is_file():
+            raise UnknownSnapshot(f"snapshot {digest}: not in the store; `bandits snapshots` lists them")
+        return path
+
+    def _put_challenger(self, challenger: Challenger) -> None:
+        write_whole(self._path / "challengers" / f"{challenger.digest}.json", json.dumps(challenger._asdict()).encode())
+
+    def _move(self, pointer: Pointer, *, action: str, actor: str, reason: str) -> Pointer:
+        write_whole(self._path / "champion.json", json.dumps(pointer._asdict(), indent=1).encode())
+        self._audit({"action": action, "actor": actor, "reason": reason, "time_us": pointer.moved_us, **pointer._asdict()})
+        return pointer
+
+    def _audit(self, entry: Mapping[str, Any]) -> None:
+        append_line(self._path / "audit.jsonl", json.dumps(entry, sort_keys=True))
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        make_folder(self._path)
+        with (self._path / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _entry(line: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError):
+        return {"action": "unreadable", "text": line}

@@ -1,0 +1,45 @@
+"""Estimates from a stream of batches, by every estimator that the rows allow. Pure; memory grows with units, not with rows."""
+
+from collections.abc import Iterable, Sequence
+
+from ope.errors import RowsError
+from ope.estimate import Estimate
+from ope.estimators import CATALOG, ON_POLICY, SLATE_ESTIMATORS, Estimator, estimator
+from ope.moments import Moments
+from ope.rows import Batch
+
+__all__ = ["applicable", "evaluate", "on_policy_mean"]
+
+
+def applicable(batch: Batch) -> list[str]:
+    """Estimators that can be made of such rows: those whose arrays are there, and for slates those that take slates."""
+    names = SLATE_ESTIMATORS if batch.reward.shape[1] > 1 else tuple(name for name in CATALOG if name not in SLATE_ESTIMATORS)
+    return [name for name in names if all(getattr(batch, array) is not None for array in CATALOG[name].needs)]
+
+
+def evaluate(batches: Iterable[Batch], *, names: Sequence[str] = (), level: float = 0.05) -> dict[str, Estimate]:
+    """Estimates by name over all batches; without `names`, all that are `applicable` to the first batch.
+
+    Raises RowsError for an unknown name, a missing array, a NaN, or no batch at all.
+    """
+    return _estimates(batches, chosen=[estimator(name) for name in names], level=level)
+
+
+def on_policy_mean(batches: Iterable[Batch], *, level: float = 0.05) -> Estimate:
+    """Mean reward of the decisions as logged: the value of the policy that logged them. Raises RowsError as `evaluate` does."""
+    return _estimates(batches, chosen=[ON_POLICY], level=level)[ON_POLICY.name]
+
+
+def _estimates(batches: Iterable[Batch], *, chosen: list[Estimator], level: float) -> dict[str, Estimate]:
+    moments: list[Moments] = []
+    for batch in batches:
+        chosen = chosen or [estimator(name) for name in applicable(batch)]
+        part = [entry.moments(batch) for entry in chosen]
+        moments = _merged(chosen, moments, part) if moments else part
+    if not moments:
+        raise RowsError("rows: none were given; give a log with at least one row, and a weight or a reward model")
+    return {entry.name: entry.finish(total, level) for entry, total in zip(chosen, moments, strict=True)}
+
+
+def _merged(chosen: Sequence[Estimator], left: Sequence[Moments], right: Sequence[Moments]) -> list[Moments]:
+    return [entry.merge(one, other) for entry, one, other in zip(chosen, left, right, strict=True)]

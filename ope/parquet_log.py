@@ -1,0 +1,109 @@
+"""Logged data in Parquet files, by a mapping of columns, in batches."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.lib
+
+from ope.errors import SourceError
+from ope.observed import padded
+from ope.rows import Batch, Floats, prefix_weights, unit_keys
+from protos.config import nearest
+
+__all__ = ["ColumnMapping", "count_rows", "read_batches"]
+
+_BATCH_ROWS = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class ColumnMapping:
+    """Which column holds what; a column of numbers is a log of single actions, a column of lists one of slates, one entry a slot."""
+
+    # Reward, in the metric's unit; finite.
+    reward: str
+    # Importance weight, >= 0 (of slates: the prefix weights); or the two propensities, conditional on the earlier slots, in (0, 1].
+    weight: str | None = None
+    propensity: str | None = None
+    target_propensity: str | None = None
+    # Reward model at the logged action, and averaged over the target's actions.
+    q_logged: str | None = None
+    v_target: str | None = None
+    # Randomised unit, for clustered errors; without it every row is its own.
+    unit: str | None = None
+
+    def named(self) -> dict[str, str]:
+        """Flag -> column, of those that are given."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: column for name, column in given.items() if column is not None}
+
+
+def read_batches(path: Path, mapping: ColumnMapping) -> Iterator[Batch]:
+    """The rows of a Parquet file, or of a folder of them. Raises SourceError for a file, column or value that does not fit."""
+    dataset = _dataset(path)
+    _check(mapping, dataset.schema)
+    slates = _is_list(dataset.schema.field(mapping.reward))
+    for record in dataset.to_batches(columns=list(dict.fromkeys(mapping.named().values())), batch_size=_BATCH_ROWS):
+        if record.num_rows:
+            yield _batch(pa.Table.from_batches([record]), mapping, slates=slates)
+
+
+def count_rows(path: Path) -> int:
+    """Rows of the file or folder, for a progress bar. Raises SourceError if it cannot be read."""
+    return int(_dataset(path).count_rows())
+
+
+def _dataset(path: Path) -> ds.Dataset:
+    try:
+        return ds.dataset(path, format="parquet")
+    except (OSError, pyarrow.lib.ArrowException) as error:
+        raise SourceError(f"{path}: cannot be read as Parquet ({error}); give a Parquet file or a folder of them") from error
+
+
+def _check(mapping: ColumnMapping, schema: pa.Schema) -> None:
+    for name, column in mapping.named().items():
+        if column not in schema.names:
+            raise SourceError(f"--{name.replace('_', '-')}: no column {column!r}; {nearest(column, schema.names)}")
+    if (mapping.propensity is None) != (mapping.target_propensity is None):
+        raise SourceError("--propensity and --target-propensity: one is missing; a weight is their ratio, so give both (or --weight)")
+    if mapping.weight is not None and mapping.propensity is not None:
+        raise SourceError("--weight: given beside --propensity; a row has one weight, so give either")
+
+
+def _batch(rows: pa.Table, mapping: ColumnMapping, *, slates: bool) -> Batch:
+    def numbers(column: str | None) -> Floats | None:
+        return None if column is None else _numbers(rows, column, slates=slates)
+
+    reward = numbers(mapping.reward)
+    assert reward is not None
+    weight = numbers(mapping.weight)
+    if mapping.propensity is not None:
+        weight = _weights(rows, mapping, slates=slates)
+    unit = None if mapping.unit is None else unit_keys([str(unit) for unit in rows[mapping.unit].to_pylist()])
+    return Batch(reward, weight, numbers(mapping.q_logged), numbers(mapping.v_target), unit)
+
+
+def _weights(rows: pa.Table, mapping: ColumnMapping, *, slates: bool) -> Floats:
+    assert mapping.propensity is not None and mapping.target_propensity is not None
+    logged, target = (_numbers(rows, column, slates=slates) for column in (mapping.propensity, mapping.target_propensity))
+    present = padded(rows[mapping.propensity])[1] if slates else np.ones(logged.shape, bool)
+    return prefix_weights(target=target, logged=logged, present=present)
+
+
+def _is_list(field: pa.Field) -> bool:
+    return bool(pa.types.is_list(field.type) or pa.types.is_large_list(field.type))
+
+
+def _numbers(rows: pa.Table, column: str, *, slates: bool) -> Floats:
+    """A column as f64[n, L]; a null is NaN, which estimators refuse by name."""
+    if slates != _is_list(rows.schema.field(column)):
+        raise SourceError(f"column {column!r}: is {rows.schema.field(column).type}; slates need lists in every column, single actions none")
+    try:
+        if slates:
+            return padded(rows[column])[0]
+        return np.asarray(rows[column].cast(pa.float64()).to_numpy(), np.float64)[:, None]
+    except pyarrow.lib.ArrowException as error:
+        raise SourceError(f"column {column!r}: holds no numbers ({error}); map another column") from error

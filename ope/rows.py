@@ -1,0 +1,105 @@
+"""The rows that estimators take: one logged decision each, with the weight of the target policy against the logging one.
+
+A slate has L slots; a single action is a slate of one. Where a row has fewer slots than L, the absent ones carry reward 0 and repeat
+the last weight, so `weight[:, -1]` is the joint weight of every row, and a weight has mean 1 in every column.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ope.errors import RowsError
+
+__all__ = ["Batch", "Floats", "Keys", "check", "prefix_weights", "single_actions", "unit_keys"]
+
+Floats = npt.NDArray[np.float64]
+Keys = npt.NDArray[np.uint64]
+
+
+class Batch(NamedTuple):
+    """n logged decisions under one target policy."""
+
+    # Reward of each slot, f64[n, L], in the metric's unit; 0 where a slot was not seen. What is the whole slate's stands in its last slot.
+    reward: Floats
+    # Prefix weights, f64[n, L] >= 0: product over slots 1..l of target propensity / logged propensity. None for `dm`.
+    weight: Floats | None = None
+    # Reward model at the logged action, f64[n, L]: q(x, a). None where the estimator asks for none.
+    q_logged: Floats | None = None
+    # Reward model averaged over the target's actions, f64[n, L]: sum_a pi(a|x) q(x, a).
+    v_target: Floats | None = None
+    # Key of the randomised unit, u64[n]; None = every row is a unit of its own.
+    unit: Keys | None = None
+
+
+def single_actions(
+    *,
+    reward: npt.ArrayLike,
+    weight: npt.ArrayLike | None = None,
+    q_logged: npt.ArrayLike | None = None,
+    v_target: npt.ArrayLike | None = None,
+    unit: Keys | None = None,
+) -> Batch:
+    """Rows of one action each, from arrays [n]. Raises RowsError as `check` does."""
+    columns = [None if values is None else _column(values) for values in (weight, q_logged, v_target)]
+    return check(Batch(_column(reward), columns[0], columns[1], columns[2], unit))
+
+
+def prefix_weights(*, target: npt.ArrayLike, logged: npt.ArrayLike, present: npt.NDArray[np.bool_]) -> Floats:
+    """w[i, l] = product over j <= l of target[i, j] / logged[i, j], absent slots counting 1.
+
+    `target`, `logged`: conditional propensities [n, L] on a common scale (probabilities, or numerators out of 2^31). Raises RowsError
+    for a logged propensity of a present slot that is not positive.
+    """
+    target, logged = np.asarray(target, np.float64), np.asarray(logged, np.float64)
+    faulty = np.argwhere(present & ~(logged > 0))
+    if len(faulty):
+        row, slot = faulty[0]
+        raise RowsError(f"logged propensity of row {row}, slot {slot} is {logged[row, slot]}; it must be > 0: leave out such rows")
+    ratio: Floats = np.where(present, target, 1.0) / np.where(present, logged, 1.0)
+    return np.asarray(np.cumprod(ratio, axis=1), np.float64)
+
+
+def unit_keys(units: Sequence[str]) -> Keys:
+    """A key for each unit id, u64[n]: the first 8 bytes of its BLAKE2b. Two of a million units share one with probability 3e-8."""
+    distinct, inverse = np.unique(np.asarray(units, dtype=np.str_), return_inverse=True)
+    keys = [int.from_bytes(hashlib.blake2b(unit.encode(), digest_size=8).digest(), "little") for unit in distinct.tolist()]
+    return np.asarray(keys, np.uint64)[inverse]
+
+
+def check(batch: Batch) -> Batch:
+    """The batch itself, in float64, if its arrays fit together.
+
+    Raises RowsError for another shape, a value that is not finite (named by array and row), or a negative weight.
+    """
+    arrays = [_float64(name, getattr(batch, name), batch.reward) for name in ("reward", "weight", "q_logged", "v_target")]
+    weight, rows = arrays[1], len(batch.reward)
+    if weight is not None and (weight < 0).any():
+        row = int(np.argwhere(weight < 0)[0, 0])
+        raise RowsError(f"weight of row {row} is {weight[row].min()}; weights are >= 0: check the propensities of that row")
+    if batch.unit is not None and batch.unit.shape != (rows,):
+        raise RowsError(f"unit has shape {batch.unit.shape}; give one key a row, ({rows},)")
+    reward, weight, q_logged, v_target = arrays
+    assert reward is not None
+    return Batch(reward, weight, q_logged, v_target, batch.unit)
+
+
+def _column(values: npt.ArrayLike) -> Floats:
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1:
+        raise RowsError(f"a single action has one number a row; got shape {values.shape}: give arrays [n], or make a Batch of slates")
+    return values[:, None]
+
+
+def _float64(name: str, values: Floats | None, reward: Floats) -> Floats | None:
+    if values is None:
+        return None
+    values = np.asarray(values, np.float64)
+    if values.ndim != 2 or values.shape != np.shape(reward):
+        raise RowsError(f"{name} has shape {values.shape}; give [n, L] like reward, {np.shape(reward)}")
+    if not np.isfinite(values).all():
+        row, slot = np.argwhere(~np.isfinite(values))[0]
+        raise RowsError(f"{name} of row {row}, slot {slot} is {values[row, slot]}; estimates need finite numbers: mend the row")
+    return values

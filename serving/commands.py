@@ -1,0 +1,124 @@
+"""The commands of this room."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import rich
+import rich.table
+import typer
+import yaml
+
+from bandits.errors import BanditsError
+from protos.command import print_config as print_parts
+from protos.command import refusing, until_signalled
+from protos.errors import ProtosError
+from protos.task import load_tasks
+from serving import call_commands
+from serving.config import load_server_config
+from serving.demo.command import demo
+from serving.errors import ServingError
+from serving.replay import Report, replay_logs
+from serving.server import Server
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Decide slates over gRPC, log every decision, and derive logged decisions again."
+)
+call_commands.register(app)
+app.command()(demo)
+
+Tasks = Annotated[Path, typer.Option("--tasks", help="Directory of task files (*.yaml).")]
+StorePath = Annotated[Path, typer.Option("--store", help="Directory of the policy store.")]
+Logs = Annotated[Path, typer.Option("--logs", help="Directory of the decision log and the feedback log.")]
+Overrides = Annotated[list[str], typer.Option("--set", help="key=value laid over the server's file; repeatable.")]
+refuses = refusing(ServingError, BanditsError, ProtosError)
+
+
+@app.command()
+@refuses
+def serve(
+    tasks: Tasks,
+    store: StorePath,
+    logs: Logs,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML of the server; configs/serving.yaml documents every key.")] = None,
+    address: Annotated[str | None, typer.Option("--address", help="host:port to listen on; port 0 takes any free one.")] = None,
+    address_file: Annotated[Path | None, typer.Option("--address-file", help="Write the bound address here once ready.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="Threads that answer calls.")] = None,
+    reflection: Annotated[bool, typer.Option("--reflection", help="Let clients list services and messages.")] = False,
+    final_heartbeat: Annotated[bool, typer.Option("--final-heartbeat", help="At the end, say that no decision will follow.")] = False,
+    compilation_cache: Annotated[
+        Path, typer.Option("--compilation-cache", help="Compiled programs of this host, kept for the next start.")
+    ] = Path("~/.cache/slateloop/xla"),
+    set_: Overrides = [],  # noqa: B006 (typer reads the default; it is never changed)
+    print_config: Annotated[bool, typer.Option("--print-config", help="Show every value and where it came from; then end.")] = False,
+) -> None:
+    """Serve every task of a directory until SIGTERM; then let running calls finish."""
+    given = {"address": address, "threads": threads, "reflection": reflection or None, "final_heartbeat": final_heartbeat or None}
+    flags = [f"{key}={yaml.safe_dump(value).splitlines()[0]}" for key, value in given.items() if value is not None]
+    overrides = [*flags, *set_]
+    settings, raw = load_server_config(config, overrides=overrides)
+    if print_config:
+        print_parts([("", settings, raw)], flags=overrides)
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("jax").setLevel(logging.WARNING)
+    _prepare_jax(compilation_cache.expanduser())
+    stop = until_signalled()
+    server = Server(settings, tasks=load_tasks(tasks), store=store, logs=logs)
+    try:
+        server.start()
+        print(f"serving: {server.address}", flush=True)
+        if address_file is not None:
+            _write_whole(address_file, f"{server.address}\n")
+        stop.wait()
+    finally:
+        server.drain()
+
+
+@app.command()
+@refuses
+def replay(
+    store: StorePath,
+    logs: Logs,
+    task: Annotated[str | None, typer.Option("--task", help="Replay this task only.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Derive every logged decision again and say which do not come out as logged; exit code 1 if any does not."""
+    report = replay_logs(logs, store=store, task=task)
+    if as_json:
+        print(json.dumps(report.as_dict(), indent=1))
+    else:
+        _print_report(report)
+    if not report.sound:
+        raise typer.Exit(1)
+
+
+def _prepare_jax(cache: Path) -> None:
+    """Settings that hold for the whole process: no hand-over to a second thread, and compiled programs kept on this host."""
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """The file appears whole: whoever waits for it never reads half an address."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text)
+    draft.rename(path)
+
+
+def _print_report(report: Report) -> None:
+    table = rich.table.Table("figure", "value", box=None)
+    for name, value in report.as_dict().items():
+        if not isinstance(value, list):
+            table.add_row(name, str(value))
+    rich.print(table)
+    for fault in (*report.faults, *report.damages):
+        print(f"{fault.kind} at {fault.offset}: {fault.text}")

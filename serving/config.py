@@ -1,0 +1,66 @@
+"""What users write for this room: the server's own YAML, and the sections `traffic` and `limits` of a task."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from protos import config
+
+__all__ = ["Limits", "ServerConfig", "Traffic", "load_server_config"]
+
+
+class ServerConfig(config.StrictModel):
+    """One server process: configs/serving.yaml."""
+
+    #: Where to listen, `host:port`; port 0 takes any free one.
+    address: str = pydantic.Field(default="127.0.0.1:50051", pattern=r"^.+:\d{1,5}$")
+    #: Threads that answer calls, 1..256. More than the cores times four only adds switching.
+    threads: int = pydantic.Field(default=4, ge=1, le=256)
+    #: Calls that may run or wait at once, 1..65,536; one more is refused with RESOURCE_EXHAUSTED.
+    max_concurrent_rpcs: int = pydantic.Field(default=256, ge=1, le=65_536)
+    #: Largest message taken, bytes, 1 KiB..8 MiB (a log record holds twice that).
+    max_message_bytes: int = pydantic.Field(default=4 << 20, ge=1 << 10, le=8 << 20)
+    #: Longest that a call may wait for a thread, seconds, > 0; then DEADLINE_EXCEEDED. Caps any longer deadline of the caller.
+    deadline_cap_s: float = pydantic.Field(default=2.0, gt=0.0, le=600.0)
+    #: How long running calls may take to finish after SIGTERM, seconds, >= 0.
+    drain_grace_s: float = pydantic.Field(default=5.0, ge=0.0, le=600.0)
+    #: How often the store is asked for the champion, seconds, > 0.
+    poll_s: float = pydantic.Field(default=0.5, gt=0.0, le=3600.0)
+    #: An idle server writes a heartbeat into its decision log this often, seconds, > 0.
+    heartbeat_s: float = pydantic.Field(default=0.2, gt=0.0, le=3600.0)
+    #: At the end, write a last heartbeat that says that no decision will follow (the end of a demo).
+    final_heartbeat: bool = False
+    #: Answers kept by request id, for retries, 0..10,000,000; the oldest are forgotten first.
+    remembered_requests: int = pydantic.Field(default=65_536, ge=0, le=10_000_000)
+    #: A log segment is closed above this size, bytes, 4 KiB..1 TiB.
+    segment_bytes: int = pydantic.Field(default=64 << 20, ge=4 << 10, le=1 << 40)
+    #: Written records reach the disk at the latest after this, milliseconds, > 0: what a power cut may take.
+    sync_ms: float = pydantic.Field(default=10.0, gt=0.0, le=10_000.0)
+    #: How far an event of Feedback may lie in the future, seconds, >= 0.
+    max_future_s: float = pydantic.Field(default=86_400.0, ge=0.0)
+    #: Let clients list services and messages (gRPC reflection).
+    reflection: bool = False
+
+
+class Limits(config.StrictModel):
+    """The section `limits` of a task's file. The compiled shapes follow from it: larger limits take longer to warm."""
+
+    #: Candidates that a request may name, 1..10,000.
+    max_candidates: int = pydantic.Field(default=128, ge=1, le=10_000)
+    #: Slots that a slate may have, 1..64.
+    max_slots: int = pydantic.Field(default=8, ge=1, le=64)
+
+
+class Traffic(config.StrictModel):
+    """The section `traffic` of a task's file. The champion takes all of it: there are no keys yet, and any key is refused."""
+
+
+def load_server_config(path: Path | None, *, overrides: Sequence[str] = ()) -> tuple[ServerConfig, dict[str, Any]]:
+    """The server's config from a YAML file (None: all defaults) under `key=value` flags, and the raw mapping that it was made of.
+
+    Raises ConfigError with one line a fault.
+    """
+    given = config.apply_overrides({} if path is None else config.load_yaml(path), overrides)
+    return config.parse(ServerConfig, given, where=""), given

@@ -1,0 +1,143 @@
+"""Puts the parts together behind grpcio's synchronous server, and takes them down in the order that loses nothing."""
+
+import concurrent.futures
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from bandits.first import ensure_champion
+from bandits.store import Store
+from protos import policy_pb2, policy_pb2_grpc
+from protos.log_files import DECISIONS, FEEDBACK
+from protos.task import TaskFile
+from serving.config import ServerConfig
+from serving.decision_log import LogWriter, Stamp, stamp_append, stamp_decision
+from serving.engine import Engine
+from serving.errors import ServingError
+from serving.heartbeats import Heartbeats, heartbeat_event
+from serving.idempotency import RequestMemory
+from serving.interceptor import ErrorInterceptor
+from serving.servicer import Servicer
+from serving.snapshots import SnapshotHolder, SnapshotWatch
+from serving.tasks import TaskRules, rules_by_key
+
+__all__ = ["Server"]
+
+_logger = logging.getLogger(__name__)
+_SERVICE = policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
+_SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Server:
+    """One server process: `start`, then `drain`. Health is asked by task name, by the service's full name, or by "" for all."""
+
+    def __init__(self, config: ServerConfig, *, tasks: Mapping[str, TaskFile], store: Path, logs: Path) -> None:
+        """Takes over the logs and binds the address; nothing is answered before `start`.
+
+        Raises ConfigError, LogBusy, LogUnavailable, and ServingError where the address cannot be bound.
+        """
+        self._config = config
+        rules = rules_by_key(tasks)
+        self._stores = {key: Store(store, key[1]) for key in rules}
+        self._holders = {key: SnapshotHolder(self._stores[key], rule) for key, rule in rules.items()}
+        self._decisions = self._log(logs / DECISIONS, stamp_decision)
+        self._feedback = self._log(logs / FEEDBACK, stamp_append)
+        self._health = health.HealthServicer()
+        self._drained = False
+        self._threads: list[SnapshotWatch | Heartbeats] = []
+        self._grpc = self._grpc_server()
+        self.port = self._bind()
+
+    @property
+    def address(self) -> str:
+        """Where the server listens, with the port that it was given."""
+        return f"{self._config.address.rpartition(':')[0]}:{self.port}"
+
+    def start(self) -> None:
+        """Answers health at once and the rest once every task is warm, which it waits for."""
+        self._set_health(_NOT_SERVING)
+        self._grpc.start()
+        for key, holder in self._holders.items():
+            started_s = time.monotonic()
+            ensure_champion(self._stores[key], holder.rules.policy, now_us=_now_us(), actor="serving")
+            holder.start()
+            _logger.info("task %s: warm after %.1f s, %s decides", key[1], time.monotonic() - started_s, holder.served.deciding.digest)
+        self._threads = [
+            SnapshotWatch(list(self._holders.values()), poll_s=self._config.poll_s),
+            Heartbeats(self._decisions, every_s=self._config.heartbeat_s, now_us=_now_us),
+        ]
+        self._set_health(_SERVING)
+
+    def drain(self) -> None:
+        """Says NOT_SERVING, lets running calls finish, and closes the logs. A second call does nothing."""
+        if self._drained:
+            return
+        self._drained = True
+        self._health.enter_graceful_shutdown()
+        self._grpc.stop(self._config.drain_grace_s).wait()
+        for thread in self._threads:
+            thread.close()
+        if self._config.final_heartbeat:
+            with contextlib.suppress(ServingError):
+                self._decisions.append([heartbeat_event(final=True)])
+        self._decisions.close()
+        self._feedback.close()
+
+    def _log(self, path: Path, stamp: Stamp) -> LogWriter:
+        config = self._config
+        return LogWriter(path, stamp=stamp, now_us=_now_us, segment_bytes=config.segment_bytes, sync_s=config.sync_ms / 1e3)
+
+    def _grpc_server(self) -> Any:
+        config = self._config
+        interceptors: Any = [ErrorInterceptor(deadline_cap_s=config.deadline_cap_s, new_error_id=_new_id)]
+        server = grpc.server(
+            concurrent.futures.ThreadPoolExecutor(config.threads, thread_name_prefix="call"),
+            interceptors=interceptors,
+            maximum_concurrent_rpcs=config.max_concurrent_rpcs,
+            # Two servers on one port would share the calls between two decision logs without saying so.
+            options=[("grpc.max_receive_message_length", config.max_message_bytes), ("grpc.so_reuseport", 0)],
+        )
+        policy_pb2_grpc.add_PolicyServiceServicer_to_server(self._servicer(), server)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if config.reflection:
+            reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        return server
+
+    def _servicer(self) -> Servicer:
+        engine = Engine(
+            holders=self._holders,
+            append=self._decisions.append,
+            memory=RequestMemory(entries=self._config.remembered_requests),
+            new_request_id=_new_id,
+        )
+        ahead_us = int(self._config.max_future_s * 1e6)
+        return Servicer(engine, append_feedback=self._feedback.append, latest_us=lambda: _now_us() + ahead_us)
+
+    def _bind(self) -> int:
+        try:
+            return int(self._grpc.add_insecure_port(self._config.address))
+        except RuntimeError as error:
+            raise ServingError(f"address: {self._config.address!r} cannot be bound; give a free host:port (port 0 takes any)") from error
+
+    def _set_health(self, status: int) -> None:
+        for name in ("", _SERVICE, *(rules.name for rules in self._rules())):
+            self._health.set(name, status)
+
+    def _rules(self) -> list[TaskRules]:
+        return [holder.rules for holder in self._holders.values()]
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def _new_id() -> str:
+    return secrets.token_hex(16)

@@ -1,0 +1,191 @@
+"""Which snapshot decides: follows the store's pointer, and swaps one reference once the new policy is verified and warm.
+
+A bad snapshot never unseats a good one: it is counted, logged, and tried again later. The previous champion stays loaded, so that a
+rollback is one poll away, and so does the baseline, which the kill switch puts in charge.
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from bandits.catalog import PolicySpec, build
+from bandits.errors import BanditsError, SnapshotError
+from bandits.loaded import LoadedPolicy
+from bandits.programs import BATCH_BUCKETS, run_decide
+from bandits.requests import Requests
+from bandits.store import Pointer
+from serving.errors import NotReady, SnapshotNotServed
+from serving.fields import shown
+from serving.tasks import Shapes, TaskRules
+
+__all__ = ["Served", "SnapshotHolder", "SnapshotWatch", "SourceOfSnapshots", "warm_program"]
+
+_logger = logging.getLogger(__name__)
+# A snapshot that failed to load is tried again after 1, 2, 4, ... polls, at most so many.
+_MOST_POLLS_BETWEEN = 64
+
+
+class SourceOfSnapshots(Protocol):
+    """What the holder needs of a store."""
+
+    def champion(self) -> Pointer | None:
+        """The pointer."""
+
+    def load(self, digest: str) -> LoadedPolicy:
+        """A verified policy."""
+
+    @property
+    def kill_switch(self) -> bool:
+        """true = the baseline decides."""
+
+
+class Served(NamedTuple):
+    """What may decide now. `previous` is None while there was none, or where it cannot be loaded."""
+
+    champion: LoadedPolicy
+    previous: LoadedPolicy | None
+    baseline: LoadedPolicy
+    kill_switch: bool
+
+    @property
+    def deciding(self) -> LoadedPolicy:
+        """The policy of requests that pin none."""
+        return self.baseline if self.kill_switch else self.champion
+
+    def pinned(self, digest: str) -> LoadedPolicy:
+        """The policy that a request pins, empty = none. Raises SnapshotNotServed."""
+        allowed = (self.baseline,) if self.kill_switch else (self.champion, self.previous, self.baseline)
+        for policy in allowed:
+            if policy is not None and digest in ("", policy.digest):
+                return policy
+        field, remedy = "snapshot_digest", f"leave it out, or pin {self.deciding.digest}"
+        raise SnapshotNotServed(f"{field}: {shown(digest)} is not loaded here; {remedy}", field=field)
+
+
+class SnapshotHolder:
+    """The served snapshots of one task. `refresh` is called by one thread; `served` by any."""
+
+    def __init__(self, source: SourceOfSnapshots, rules: TaskRules) -> None:
+        self.rules = rules
+        #: Snapshots that failed to load since the start.
+        self.failures = 0
+        self._source = source
+        self._served: Served | None = None
+        self._failed: tuple[str, int] = ("", 0)
+        self._polls_to_skip = 0
+
+    @property
+    def served(self) -> Served:
+        """What may decide now. Raises NotReady before the first snapshot is warm."""
+        if self._served is None:
+            raise NotReady(f"task: {self.rules.name!r} has no warm snapshot yet; wait until its health is SERVING")
+        return self._served
+
+    def start(self) -> None:
+        """Loads and warms the champion, and compiles the task's own policy, so that its first challenger finds its programs ready.
+
+        Raises BanditsError if there is no champion to serve.
+        """
+        pointer = self._source.champion()
+        if pointer is None:
+            raise SnapshotError(f"task {self.rules.name!r}: the store has no champion; begin it with ensure_champion")
+        baseline = self._load(pointer.baseline)
+        champion = baseline if pointer.digest == baseline.digest else self._load(pointer.digest)
+        self._served = Served(champion, self._load_if_sound(pointer.previous), baseline, self._source.kill_switch)
+        warm_program(self.rules.policy.spec, self.rules.shapes)
+
+    def refresh(self) -> bool:
+        """One look at the store; true if something else decides now. A failure leaves what serves in charge."""
+        before = self.served
+        after = before._replace(kill_switch=self._source.kill_switch)
+        try:
+            pointer = self._source.champion()
+            if pointer is not None and pointer.digest != before.champion.digest and not self._waits(pointer.digest):
+                after = self._moved(after, pointer)
+                self._failed = ("", 0)
+        except (BanditsError, OSError) as error:
+            self._note_failure(pointer.digest if pointer is not None else "", error)
+        self._served = after
+        return after.deciding is not before.deciding
+
+    def _moved(self, served: Served, pointer: Pointer) -> Served:
+        loaded = {policy.digest: policy for policy in (served.champion, served.previous, served.baseline) if policy is not None}
+        champion = loaded.get(pointer.digest) or self._load(pointer.digest)
+        return served._replace(champion=champion, previous=served.champion)
+
+    def _load(self, digest: str) -> LoadedPolicy:
+        policy = self._source.load(digest)
+        found, wanted = policy.manifest.schema_digest, self.rules.schema_digest
+        if found != wanted:
+            raise SnapshotError(f"snapshot {digest}: made for the feature schema {found}, this task has {wanted}; learn it again")
+        for slots in self.rules.shapes.slots:
+            policy.warm(candidates=self.rules.shapes.widths, slots=slots)
+        return policy
+
+    def _load_if_sound(self, digest: str) -> LoadedPolicy | None:
+        try:
+            return self._load(digest) if digest else None
+        except BanditsError as error:
+            self._note_failure(digest, error)
+            return None
+
+    def _waits(self, digest: str) -> bool:
+        """Is it too early to try this snapshot again?"""
+        if self._failed[0] != digest or self._polls_to_skip == 0:
+            return False
+        self._polls_to_skip -= 1
+        return True
+
+    def _note_failure(self, digest: str, error: Exception) -> None:
+        times = self._failed[1] + 1 if self._failed[0] == digest else 1
+        self._failed = (digest, times)
+        self._polls_to_skip = min(1 << (times - 1), _MOST_POLLS_BETWEEN)
+        self.failures += 1
+        _logger.error("task %s: snapshot %s is not served (%s); the one before stays", self.rules.name, digest, error)
+
+
+class SnapshotWatch:
+    """A thread that looks at the store of every task, each `poll_s` seconds."""
+
+    def __init__(self, holders: Sequence[SnapshotHolder], *, poll_s: float) -> None:
+        self._holders = holders
+        self._poll_s = poll_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="snapshot-watch", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread; a load that runs is waited for."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._poll_s):
+            for holder in self._holders:
+                self._look(holder)
+
+    def _look(self, holder: SnapshotHolder) -> None:
+        try:
+            if holder.refresh():
+                _logger.info("task %s: %s decides now", holder.rules.name, holder.served.deciding.digest)
+        except Exception:
+            # Whatever it was, the next look comes: a watch that died would serve one snapshot for ever.
+            _logger.exception("task %s: the store could not be looked at", holder.rules.name)
+
+
+def warm_program(spec: PolicySpec, shapes: Shapes) -> None:
+    """Compiles a policy's program for every shape, on its prior."""
+    params = jax.device_put(jax.jit(build(spec).prepare)(build(spec).init()))
+    for slots in shapes.slots:
+        for width in shapes.widths:
+            for batch in BATCH_BUCKETS:
+                run_decide(spec, params, _blank_requests(spec, batch, width), slots=slots)
+
+
+def _blank_requests(spec: PolicySpec, batch: int, width: int) -> Requests:
+    features = np.zeros((batch, width, spec.dims.features), np.float32)
+    return Requests.of(np.zeros((batch, spec.dims.context), np.float32), np.zeros(width, np.int32), features=features)

@@ -1,0 +1,111 @@
+"""What the server needs to know of a task, worked out once from its file."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from bandits.config import TaskPolicy, parse_task
+from bandits.features import Schema
+from bandits.programs import candidate_bucket
+from protos import config
+from protos.errors import ConfigError
+from protos.task import TaskFile
+from serving.config import Limits, Traffic
+
+__all__ = ["CHAMPION_ARM", "Shapes", "TaskKey", "TaskRules", "compiled_shapes", "parse_rules", "rules_by_key"]
+
+# Tenant and name: the same name may exist for several tenants.
+TaskKey = tuple[str, str]
+# The arm of a task without an experiment.
+CHAMPION_ARM = "champion"
+# Two compiled widths of candidate lists lie at most this far apart: a compilation costs about a second, padding its share of a call.
+_WIDTH_STEP = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """Compiled shapes: numbers of candidates and of slots to which requests are padded, ascending."""
+
+    widths: tuple[int, ...]
+    slots: tuple[int, ...]
+
+    def width(self, candidates: int) -> int:
+        """The narrowest compiled width that holds so many candidates."""
+        return next(width for width in self.widths if width >= candidates)
+
+    def slot_count(self, slots: int) -> int:
+        """The smallest compiled number of slots that holds so many."""
+        return next(count for count in self.slots if count >= slots)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskRules:
+    """A task as its requests meet it: sizes, catalogue, limits. Immutable."""
+
+    policy: TaskPolicy
+    limits: Limits
+    schema: Schema
+    schema_digest: str
+    context_size: int
+    feature_size: int
+    catalogue: tuple[str, ...]
+    shapes: Shapes
+    known_actions: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.policy.name
+
+    @property
+    def tenant(self) -> str:
+        """Who owns it."""
+        return self.policy.tenant
+
+    @property
+    def key(self) -> TaskKey:
+        """What requests name it by."""
+        return (self.policy.tenant, self.policy.name)
+
+
+def parse_rules(task: TaskFile) -> TaskRules:
+    """The rules of a task. Raises ConfigError or PolicyError naming key, value and remedy."""
+    policy = parse_task(task)
+    limits = config.parse(Limits, task.section("limits"), where="limits")
+    config.parse(Traffic, task.section("traffic"), where="traffic")
+    schema = policy.schema
+    _check_limits(policy, limits)
+    return TaskRules(
+        policy=policy,
+        limits=limits,
+        schema=schema,
+        schema_digest=schema.digest,
+        context_size=schema.context_size,
+        feature_size=schema.action_feature_size,
+        catalogue=tuple(schema.actions),
+        shapes=compiled_shapes(policy, limits),
+        known_actions=frozenset(schema.actions),
+    )
+
+
+def rules_by_key(tasks: Mapping[str, TaskFile]) -> dict[TaskKey, TaskRules]:
+    """The rules of every task file."""
+    return {rules.key: rules for rules in map(parse_rules, tasks.values())}
+
+
+def compiled_shapes(policy: TaskPolicy, limits: Limits) -> Shapes:
+    """Few shapes that hold every request of the task: the catalogue's own width, the widest, and steps between them."""
+    width, widest = candidate_bucket(max(len(policy.schema.actions), 1)), candidate_bucket(limits.max_candidates)
+    widths = []
+    while width < widest:
+        widths.append(width)
+        width *= _WIDTH_STEP
+    return Shapes(widths=(*widths, widest), slots=tuple(sorted({policy.section.slate_size, limits.max_slots})))
+
+
+def _check_limits(policy: TaskPolicy, limits: Limits) -> None:
+    if len(policy.schema.actions) > limits.max_candidates:
+        raise ConfigError(
+            f"limits.max_candidates: {limits.max_candidates} is below the {len(policy.schema.actions)} actions of the catalogue; raise it"
+        )
+    if policy.section.slate_size > limits.max_slots:
+        raise ConfigError(f"limits.max_slots: {limits.max_slots} is below policy.slate_size {policy.section.slate_size}; raise it")

@@ -1,0 +1,197 @@
+"""From a message to a selection that the engine can trust, or a refusal that names field, value and remedy. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bandits.errors import FeatureError
+from bandits.features import FeatureInput
+from protos import config
+from protos.policy_pb2 import CandidateFeatures, Context, FeatureValue, SelectRequest
+from protos.task import DEFAULT_TENANT
+from serving.errors import NotFound
+from serving.fields import check_decision_id, check_digest, check_id, normal_floats, packed_floats, refused, shown
+from serving.tasks import TaskKey, TaskRules
+
+__all__ = ["Selection", "find_task", "validate"]
+
+# Name of a task's own catalogue.
+_CATALOGUE = "default"
+
+
+class Selection(NamedTuple):
+    """One request to decide, checked and encoded.
+
+    `context` f32[d]; `features` f32[K, f]; `eligible` bool[K], empty = all; `scores` of an external ranker, [K] or empty.
+    """
+
+    rules: TaskRules
+    unit_id: str
+    request_id: str
+    context: np.ndarray
+    defaulted: tuple[str, ...]
+    candidates: Sequence[str]
+    eligible: Sequence[bool]
+    features: np.ndarray
+    scores: Sequence[float]
+    slate_size: int
+    explain: bool
+    parent_decision_id: bytes
+    pinned: str
+
+
+def validate(message: SelectRequest, rules: TaskRules) -> Selection:
+    """The selection that a message asks for. Raises RequestRefused with the path of the field at fault."""
+    check_id(message.unit_id, field="unit_id")
+    check_id(message.request_id, field="request_id", optional=True)
+    check_decision_id(message.parent_decision_id, field="parent_decision_id", optional=True)
+    check_digest(message.snapshot_digest, field="snapshot_digest")
+    context, defaulted = _context(message.context, rules)
+    candidates = _candidates(message, rules)
+    eligible = _eligible(message, candidates)
+    return Selection(
+        rules=rules,
+        unit_id=message.unit_id,
+        request_id=message.request_id,
+        context=context,
+        defaulted=defaulted,
+        candidates=candidates,
+        eligible=eligible,
+        features=_candidate_features(message, rules, candidates),
+        scores=_scores(message, candidates),
+        slate_size=_slate_size(message, rules, sum(eligible) if eligible else len(candidates)),
+        explain=message.explain,
+        parent_decision_id=message.parent_decision_id,
+        pinned=message.snapshot_digest,
+    )
+
+
+def find_task(tasks: Mapping[TaskKey, TaskRules], *, tenant: str, task: str) -> TaskRules:
+    """The rules of a task, empty tenant = "default". Raises NotFound; tasks of other tenants are not told apart from none."""
+    found = tasks.get((tenant or DEFAULT_TENANT, task))
+    if found is not None:
+        return found
+    check_id(tenant, field="tenant", optional=True)
+    check_id(task, field="task")
+    own = [name for owner, name in tasks if owner == (tenant or DEFAULT_TENANT)]
+    remedy = config.nearest(task, own) if own else "this tenant has no task here"
+    raise NotFound(f"task: {shown(task)} does not exist; {remedy}", field="task")
+
+
+def _context(context: Context, rules: TaskRules) -> tuple[np.ndarray, tuple[str, ...]]:
+    digest_field = "context.schema_digest"
+    if context.schema_digest and context.schema_digest != rules.schema_digest:
+        remedy = f"this server encodes by {rules.schema_digest}; read the schema again with GetPolicy"
+        raise refused(digest_field, f"{shown(context.schema_digest)} is another schema; {remedy}")
+    if not context.packed:
+        return _encoded_context(context.features, rules)
+    if context.features:
+        raise refused("context", "has both `features` and `packed`; give one of the two")
+    if not context.schema_digest:
+        raise refused(digest_field, "is empty; packed features need the digest of their schema (GetPolicy tells it)")
+    return packed_floats(context.packed, count=rules.context_size, field="context.packed"), ()
+
+
+def _encoded_context(features: Mapping[str, FeatureValue], rules: TaskRules) -> tuple[np.ndarray, tuple[str, ...]]:
+    path = "context.features"
+    try:
+        vector, defaulted = rules.schema.encode_context(_plain(features, path=path))
+    except FeatureError as error:
+        raise _of_feature(error) from error
+    return normal_floats(vector, field=path), defaulted
+
+
+def _encoded_action(item: CandidateFeatures, rules: TaskRules, *, path: str) -> np.ndarray:
+    try:
+        vector = rules.schema.encode_action(_plain(item.features, path=path), path=path).vector
+    except FeatureError as error:
+        raise _of_feature(error) from error
+    return normal_floats(vector, field=path)
+
+
+def _of_feature(error: FeatureError) -> Exception:
+    return refused(error.field, str(error).removeprefix(f"{error.field}: "))
+
+
+def _plain(features: Mapping[str, FeatureValue], *, path: str) -> dict[str, FeatureInput]:
+    plain: dict[str, FeatureInput] = {}
+    for name, value in features.items():
+        kind = value.WhichOneof("kind")
+        if kind is None:
+            raise refused(f"{path}.{name}", "has no value; give number, flag, category or numbers, or leave the feature out")
+        plain[name] = list(value.numbers.values) if kind == "numbers" else getattr(value, kind)
+    return plain
+
+
+def _candidates(message: SelectRequest, rules: TaskRules) -> Sequence[str]:
+    field = "candidates.actions"
+    named, catalogue = list(message.candidates.actions), message.candidates.catalogue
+    if catalogue not in ("", _CATALOGUE):
+        raise refused("candidates.catalogue", f"{shown(catalogue)} is not held here; give `{_CATALOGUE}`, or name the actions")
+    if not named:
+        own = rules.catalogue if catalogue or not message.HasField("candidates") else ()
+        if not own:
+            raise refused(field, f"is empty; name at least one action, or the catalogue `{_CATALOGUE}`")
+        return own
+    _check_actions(named, rules, field=field)
+    if catalogue and not rules.known_actions.issuperset(named):
+        strange = next(action for action in named if action not in rules.known_actions)
+        raise refused(field, f"{shown(strange)} is not in catalogue `{catalogue}`; {config.nearest(strange, rules.catalogue)}")
+    return named
+
+
+def _check_actions(actions: Sequence[str], rules: TaskRules, *, field: str) -> None:
+    most = rules.limits.max_candidates
+    if len(actions) > most:
+        raise refused(field, f"names {len(actions)} actions; give at most {most} (limits.max_candidates)")
+    if len(set(actions)) < len(actions):
+        double = next(action for index, action in enumerate(actions) if action in actions[:index])
+        raise refused(field, f"{shown(double)} stands twice; name each action once")
+    if not rules.known_actions.issuperset(actions):
+        for index, action in enumerate(actions):
+            check_id(action, field=f"{field}[{index}]")
+
+
+def _eligible(message: SelectRequest, candidates: Sequence[str]) -> list[bool]:
+    eligible = list(message.candidates.eligible)
+    _check_length(len(eligible), candidates, field="candidates.eligible")
+    return eligible
+
+
+def _check_length(length: int, candidates: Sequence[str], *, field: str) -> None:
+    if length not in (0, len(candidates)):
+        raise refused(field, f"has {length} entries for {len(candidates)} candidates; give one each, or none")
+
+
+def _candidate_features(message: SelectRequest, rules: TaskRules, candidates: Sequence[str]) -> np.ndarray:
+    named, packed = message.candidate_features, message.candidates.packed_features
+    shape = (len(candidates), rules.feature_size)
+    if named and packed:
+        raise refused("candidate_features", "given beside candidates.packed_features; give one of the two")
+    _check_length(len(named), candidates, field="candidate_features")
+    if packed:
+        return packed_floats(packed, count=shape[0] * shape[1], field="candidates.packed_features").reshape(shape)
+    if not named and rules.feature_size == 0:
+        return np.zeros(shape, np.float32)
+    items = named or [CandidateFeatures()] * len(candidates)
+    return np.stack([_encoded_action(item, rules, path=f"candidate_features[{index}]") for index, item in enumerate(items)])
+
+
+def _scores(message: SelectRequest, candidates: Sequence[str]) -> Sequence[float]:
+    field, scores = "candidates.scores", list(message.candidates.scores)
+    _check_length(len(scores), candidates, field=field)
+    if scores and not np.isfinite(scores).all():
+        raise refused(field, "holds a number that is not finite; give finite scores")
+    return scores
+
+
+def _slate_size(message: SelectRequest, rules: TaskRules, eligible: int) -> int:
+    size = message.slate_size if message.HasField("slate_size") else rules.policy.section.slate_size
+    if eligible == 0:
+        raise refused("candidates.eligible", "no candidate is eligible; let at least one be shown, or do not ask")
+    if not 1 <= size <= rules.limits.max_slots:
+        raise refused("slate_size", f"{size} is refused; give 1 to {rules.limits.max_slots} (limits.max_slots)")
+    if size > eligible:
+        raise refused("slate_size", f"{size} is more than the {eligible} eligible candidates; give at most {eligible}")
+    return size

@@ -1,0 +1,100 @@
+"""The Kafka source against librdkafka's own mock cluster (small volumes: it drops what is beyond 5 MiB a partition)."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from attribution.errors import LostRecords, SourceError
+from attribution.kafka_source import TOPICS, KafkaSource
+from attribution.sources import Partition
+from attribution.worker import OBSERVATIONS_DIR, Worker
+from protos.events_pb2 import Event
+from protos.observation_reader import latest_revisions
+from tests.attribution.event_kit import decision, finals, impression, join_config, reward, topic_of
+from tests.attribution.reference_join import reference_join, said
+
+PARTITIONS = 4  # of an auto-created topic of the mock
+
+
+class Broker:
+    """A mock cluster, and a producer with the partitioner of every other client library."""
+
+    def __init__(self) -> None:
+        self.producer = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "partitioner": "murmur2_random"})
+        found = self.producer.list_topics(timeout=10).brokers.values()
+        self.bootstrap = ",".join(f"{broker.host}:{broker.port}" for broker in found)
+        for topic in TOPICS:
+            self.producer.list_topics(topic, timeout=10)
+
+    def send(self, events: Sequence[Event]) -> None:
+        for event in events:
+            body = getattr(event, str(event.WhichOneof("kind")))
+            at = event.append_time_us // 1000
+            if event.WhichOneof("kind") == "heartbeat":
+                self._to_all(event, at)
+            else:
+                self.producer.produce(topic_of(event), event.SerializeToString(), key=body.unit_id, timestamp=at)
+        assert self.producer.flush(10) == 0
+
+    def _to_all(self, event: Event, at: int) -> None:
+        for partition in range(PARTITIONS):
+            event.heartbeat.partition = partition
+            self.producer.produce(topic_of(event), event.SerializeToString(), partition=partition, timestamp=at)
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Broker]:
+    yield Broker()
+
+
+def joined(source: KafkaSource, worker: Worker, *, cycles: int = 60) -> Worker:
+    for _ in range(cycles):
+        worker.cycle()
+        if worker.final:
+            source.close()
+            return worker
+    raise AssertionError(f"not final after {cycles} fetches")
+
+
+def test_events_from_all_partitions_are_joined_once_across_a_restart(broker: Broker, tmp_path: Path) -> None:
+    config = join_config(tmp_path / "tasks")
+    units = [f"u{number}" for number in range(12)]
+    events = [decision(key, float(key), unit=unit) for key, unit in enumerate(units, 1)]
+    events += [impression(f"i{key}", key + 1.0, key=key, unit=unit) for key, unit in enumerate(units, 1)]
+    broker.send(events)
+    first = KafkaSource(broker.bootstrap, timeout_s=1.0, max_records=7)
+    assert len(first.partitions()) == PARTITIONS * len(TOPICS)
+    worker = Worker(first, out=tmp_path / "out", config=config)
+    worker.cycle()
+    first.close()
+    rewards = [reward(f"r{key}", key + 2.0, key=key, unit=unit, slot=0) for key, unit in enumerate(units, 1)]
+    broker.send([*rewards, *rewards[:3], *finals(60.0)])
+    second = KafkaSource(broker.bootstrap, timeout_s=1.0, max_records=7)
+    joined(second, Worker(second, out=tmp_path / "out", config=config))
+    table = latest_revisions(tmp_path / "out" / OBSERVATIONS_DIR, task="news")
+    assert {row["decision_id"]: said(row) for row in table.to_pylist()} == reference_join([*events, *rewards], config=config)
+    assert len(set(table["partition"].to_pylist())) > 1 and set(table["revision"].to_pylist()) == {1}
+
+
+def test_a_record_that_the_broker_no_longer_holds_is_an_error_and_never_a_gap(broker: Broker) -> None:
+    source = KafkaSource(broker.bootstrap, timeout_s=1.0)
+    with pytest.raises(LostRecords, match="decisions/0"):
+        for _ in range(20):
+            source.fetch({Partition("decisions", 0): 10_000})
+    source.close()
+
+
+def test_ends_are_known_for_the_lag(broker: Broker) -> None:
+    source = KafkaSource(broker.bootstrap, timeout_s=1.0)
+    ends = source.end_offsets()
+    assert sum(ends.values()) > 0 and set(ends) == set(source.partitions())
+    source.commit(ends)
+    source.close()
+
+
+def test_a_broker_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attribution.kafka_source._METADATA_TIMEOUT_S", 0.2)
+    with pytest.raises(SourceError, match=r"--bootstrap 127\.0\.0\.1:1"):
+        KafkaSource("127.0.0.1:1")

@@ -1,0 +1,250 @@
+"""The gate's loop over a real store and a real table, with pictures of digits as the environment."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bandits.errors import SnapshotError
+from bandits.learner import Learner
+from bandits.store import Store
+from ope.__main__ import main
+from ope.errors import VerdictError
+from ope.gate_config import gate_config
+from ope.promotion import promote
+from ope.verdict import Verdict, to_mapping
+from ope.watch import Watch
+from tests.ope.digits_world import TASK_FILE, World, begin
+
+TRAINING_ROWS = 3_000
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A world whose learner has published one challenger."""
+    world = begin(tmp_path)
+    world.live(TRAINING_ROWS)
+    learner = Learner(world.store, world.policy, world.table)
+    learner.absorb()
+    learner.publish(now_us=world.now_us)
+    return world
+
+
+def watch(world: World, **changed: Any) -> Watch:
+    config = gate_config(world.task).model_copy(
+        update={"min_rows": 1_000, "max_rows": 4_000, "min_ess": 100.0, "veto_ess": 50.0, **changed}
+    )
+    return Watch(
+        world.store, task=world.task, config=config, observations=world.table, reports=world.root / "reports", clock=lambda: world.now_us
+    )
+
+
+def looked(watching: Watch) -> Verdict:
+    verdict = watching.look()
+    assert verdict is not None
+    return verdict
+
+
+def test_a_better_challenger_waits_for_rows_is_promoted_and_quoted(world: World) -> None:
+    watching, before = watch(world), world.store.champion()
+    assert before is not None
+    world.live(500)
+    assert looked(watching).decision == "wait" and world.store.challengers()
+    world.live(1_500)
+    verdict = looked(watching)
+    assert verdict.decision == "promote" and verdict.rows == 2_000
+    assert verdict.estimates["rips"].difference.value > 0.4
+    verdict_id = watching.conclude(verdict)
+    champion = world.store.champion()
+    assert champion is not None and champion.digest == verdict.contest.challenger != before.digest
+    assert champion.verdict == verdict_id and world.store.challengers() == []
+    kept = [path.name for path in sorted((world.root / "reports").iterdir())]
+    assert kept == [f"{verdict_id}.html", f"{verdict_id}.json"]
+    assert watching.look() is None
+
+
+def test_a_table_without_a_row_after_training_is_waited_for(world: World) -> None:
+    watching = watch(world)
+    for _ in range(2):
+        verdict = looked(watching)
+        assert verdict.decision == "wait" and verdict.rows == 0
+    at_the_end = watching.look(complete=True)
+    assert at_the_end is not None and at_the_end.decision == "hold" and "Only 0 rows" in at_the_end.reasons[0]
+
+
+def test_a_correction_that_comes_later_replaces_its_row(world: World) -> None:
+    watching = watch(world)
+    table = world.live(1_200)
+    before = looked(watching).estimates["rips"].challenger
+    corrected = {
+        name: table[name].to_pylist() for name in ("decision_id", "decision_time_us", "slot_action", "slot_numerator", "context", "unit_id")
+    }
+    world.live(
+        1_200, **corrected, reward=[0.0] * 1_200, slot_reward=[[0.0] * 3] * 1_200, status=["corrected"] * 1_200, revision=[2] * 1_200
+    )
+    after = looked(watching).estimates["rips"].challenger
+    assert before.value > 0.5 and after.value == 0.0 and before.n == after.n == 1_200
+
+
+def test_looking_again_gives_the_verdict_of_looking_once(world: World) -> None:
+    patient = watch(world, min_rows=5_000, max_rows=9_000)
+    for _ in range(4):
+        world.live(600)
+        looked(patient)
+    assert to_mapping(looked(patient)) == to_mapping(looked(watch(world, min_rows=5_000, max_rows=9_000)))
+
+
+def test_rows_of_training_and_rows_with_open_windows_are_not_looked_at(world: World) -> None:
+    watching = watch(world)
+    world.live(700)
+    world.live(300, settled=False)
+    world.live(400)
+    verdict = looked(watching)
+    assert verdict.rows == 700 and verdict.first_us > verdict.contest.training_watermark_us
+
+
+def test_overridden_and_unlogged_and_fallback_rows_are_out_and_counted(world: World) -> None:
+    n = 400
+    world.live(n, overridden=[True] + [False] * (n - 1), logged=[True, False] + [True] * (n - 2), fallback=[0, 0, 1] + [0] * (n - 3))
+    verdict = looked(watch(world))
+    assert verdict.rows == n - 3 and verdict.excluded == {"overridden": 1, "unlogged": 1, "fallback": 1}
+
+
+def test_wrongly_logged_propensities_are_vetoed(world: World) -> None:
+    n = 3_000
+    # The known-bad case of a Thompson draw logged with probability 1.
+    world.live(n, slot_numerator=[[2**31 - 1] * 3] * n)
+    verdict = looked(watch(world))
+    assert verdict.decision == "veto" and "mean weight" in verdict.reasons[0] and verdict.estimates == {}
+
+
+def test_a_challenger_that_does_what_the_log_does_not_is_held_for_lack_of_effective_rows(world: World) -> None:
+    world.live(4_000)
+    verdict = looked(watch(world, min_ess=1_000.0))
+    assert verdict.decision == "hold" and "effective rows" in verdict.reasons[0]
+    assert watch(world).conclude(verdict) is not None
+    assert world.store.challengers() == [] and world.store.challengers(closed=True)[0].verdict == world.store.verdict_ids()[-1]
+
+
+def test_without_challenger_or_table_there_is_nothing_to_look_at(tmp_path: Path) -> None:
+    world = begin(tmp_path)
+    assert watch(world).look() is None
+    digest = world.store.champion().digest  # type: ignore[union-attr]
+    assert not world.table.exists() and watch(world).look() is None and digest
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("file", ["params.safetensors", "manifest.json"])
+def test_a_damaged_challenger_is_vetoed_and_the_gate_lives_on(world: World, file: str) -> None:
+    challenger = world.store.challengers()[0]
+    flipped(world.store.snapshot_dir(challenger.digest) / file)
+    watching = watch(world)
+    verdict = looked(watching)
+    assert verdict.decision == "veto" and "cannot be judged" in verdict.reasons[0]
+    watching.conclude(verdict)
+    assert world.store.challengers() == [] and watching.look() is None
+
+
+def test_a_damaged_champion_is_an_error_and_no_verdict(world: World) -> None:
+    champion = world.store.champion()
+    assert champion is not None
+    flipped(world.store.snapshot_dir(champion.digest) / "params.safetensors")
+    with pytest.raises(SnapshotError):
+        watch(world).look()
+
+
+def promoted(world: World) -> Verdict:
+    world.live(2_000)
+    verdict = looked(watch(world))
+    assert verdict.decision == "promote"
+    return verdict
+
+
+def test_a_verdict_against_a_champion_that_moved_promotes_nothing(world: World) -> None:
+    watching, verdict = watch(world), promoted(world)
+    promote(world.store, to_mapping(verdict), now_us=world.now_us, actor="test")
+    world.store.rollback(reason="test", now_us=world.now_us, actor="test")
+    standing = world.store.champion()
+    assert watching.conclude(verdict) is None
+    assert world.store.champion() == standing and len(world.store.challengers()) == 1
+    with pytest.raises(VerdictError, match="judge the challenger again"):
+        promote(world.store, to_mapping(verdict), now_us=world.now_us, actor="test")
+
+
+def test_a_challenger_that_was_promoted_but_not_closed_is_closed(world: World) -> None:
+    verdict = promoted(world)
+    promote(world.store, to_mapping(verdict), now_us=world.now_us, actor="test")
+    assert watch(world).look() is None and world.store.challengers() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: {**m, "decision": "hold"}, "only a verdict `promote` promotes"),
+        (lambda m: {**m, "decided_us": 0}, "older than its champion"),
+        (lambda m: {**m, "champion": "0" * 64}, "judge the challenger again"),
+        (lambda m: {"decision": "promote"}, "not a verdict"),
+    ],
+)
+def test_a_verdict_that_does_not_allow_it_is_refused(
+    world: World, change: Callable[[dict[str, Any]], dict[str, Any]], message: str
+) -> None:
+    mapping = to_mapping(promoted(world))
+    with pytest.raises(VerdictError, match=message):
+        promote(world.store, change(mapping), now_us=world.now_us, actor="test")
+
+
+def test_the_commands_judge_promote_and_roll_back(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), *capsys.readouterr())
+
+    world.live(2_000)
+    where = ["--task-config", str(TASK_FILE), "--store", str(world.root), "--observations", str(world.table)]
+    sets = [part for key in ("min_ess=100", "veto_ess=50") for part in ("--set", f"gate.{key}")]
+    held = command("gate", *where, *sets[2:], "--json")
+    assert held.returncode == 1 and json.loads(held.stdout)["decision"] == "hold", held.stderr
+    said = command("gate", *where, *sets, "--reports", str(tmp_path / "out"))
+    assert said.returncode == 0 and said.stdout.startswith("promote: change"), said.stderr
+    kept = next((tmp_path / "out").glob("*.json"))
+    moved = command("promote", str(kept), "--task", "digits", "--store", str(world.root), "--json")
+    assert moved.returncode == 0 and json.loads(moved.stdout)["generation"] == 2, moved.stderr
+    again = command("promote", str(kept), "--task", "digits", "--store", str(world.root))
+    assert again.returncode == 2 and "judge the challenger again" in again.stderr and "Traceback" not in again.stderr
+    back = command("rollback", "--task", "digits", "--store", str(world.root), "--reason", "drill")
+    assert back.returncode == 0 and Store(world.root, "digits").champion().generation == 3  # type: ignore[union-attr]
+    page = command("report", str(kept), "--out", str(tmp_path / "page.html"))
+    assert page.returncode == 0 and (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    listed = command("verdicts", "--task", "digits", "--store", str(world.root), "--json")
+    assert [verdict["decision"] for verdict in json.loads(listed.stdout)] == ["promote"]
+    on_log = ["--format", "observations", "--log", str(world.table), "--store", str(world.root), "--task-config", str(TASK_FILE)]
+    evaluated = json.loads(command("evaluate", *on_log, "--json").stdout)
+    assert set(evaluated["estimates"]) == {"rips", "sips"}
+    # The champion is back to the uniform policy, which logged these rows: its estimate is the mean of the log.
+    on_policy = evaluated["on_policy"]["on-policy, this log"]["value"]
+    assert evaluated["estimates"]["rips"]["value"] == pytest.approx(on_policy, rel=1e-12)
+
+
+def test_watching_promotes_and_stops_cleanly_on_sigterm(world: World) -> None:
+    world.live(2_000)
+    flags = ["--task-config", str(TASK_FILE), "--store", str(world.root), "--observations", str(world.table), "--watch", "--poll-s", "0.05"]
+    sets = ["--set", "gate.min_ess=100", "--set", "gate.veto_ess=50"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "ope", "gate", *flags, *sets], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as gate:
+        assert gate.stdout is not None and gate.stderr is not None
+        assert gate.stdout.readline().startswith("promote: change")
+        gate.send_signal(signal.SIGTERM)
+        assert gate.wait(timeout=60) == 0, gate.stderr.read()
+    assert world.store.challengers() == [] and len(list((world.root / "digits" / "reports").glob("*.html"))) == 1

@@ -1,0 +1,176 @@
+"""The log's writer against the disk itself: torn tails, full disks, two writers, segments, time."""
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from protos.events_pb2 import Decision, Event, Heartbeat, Reward
+from protos.framing import Damage, Record
+from protos.log_files import end_offset, segments
+from serving.decision_log import LogWriter, Stamp, stamp_append, stamp_decision
+from serving.errors import LogBusy, LogUnavailable
+from serving.heartbeats import Heartbeats
+from tests.serving.kit import records_of
+
+
+class Clock:
+    """A clock that stands until it is set, microseconds."""
+
+    def __init__(self) -> None:
+        self.us = 1_000
+
+    def __call__(self) -> int:
+        return self.us
+
+
+@contextmanager
+def writer(log: Path, *, clock: Clock | None = None, stamp: Stamp = stamp_decision, segment_bytes: int = 1 << 20) -> Iterator[LogWriter]:
+    found = LogWriter(log, stamp=stamp, now_us=clock or Clock(), segment_bytes=segment_bytes, sync_s=0.001)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def decision(name: str) -> Event:
+    return Event(decision=Decision(request_id=name))
+
+
+def names(log: Path) -> list[str]:
+    return [Event.FromString(item.payload).decision.request_id for item in records_of(log) if isinstance(item, Record)]
+
+
+def damage(log: Path) -> list[Damage]:
+    return [item for item in records_of(log) if isinstance(item, Damage)]
+
+
+@contextmanager
+def files_limited_to(size_bytes: int) -> Iterator[None]:
+    """No file of this process may grow beyond a size: what a full disk looks like to a writer."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_what_is_appended_is_read_in_order_with_its_times(tmp_path: Path) -> None:
+    clock = Clock()
+    with writer(tmp_path, clock=clock) as log:
+        log.append([decision("a"), decision("b")])
+        clock.us = 2_000
+        end = log.append([decision("c")])
+    events = [Event.FromString(item.payload) for item in records_of(tmp_path)]
+    assert [event.decision.request_id for event in events] == ["a", "b", "c"]
+    assert [event.append_time_us for event in events] == [event.decision.event_time_us for event in events] == [1_000, 1_000, 2_000]
+    assert end == end_offset(tmp_path)
+
+
+def test_feedback_keeps_the_time_of_its_producer(tmp_path: Path) -> None:
+    with writer(tmp_path, stamp=stamp_append) as log:
+        log.append([Event(reward=Reward(event_time_us=5))])
+    event = Event.FromString(records_of(tmp_path)[0].payload)
+    assert (event.reward.event_time_us, event.append_time_us) == (5, 1_000)
+
+
+def test_time_never_decreases_even_where_the_clock_steps_back_or_the_process_starts_again(tmp_path: Path) -> None:
+    clock = Clock()
+    with writer(tmp_path, clock=clock) as log:
+        log.append([decision("a")])
+        clock.us = 10
+        log.append([decision("b")])
+    with writer(tmp_path, clock=clock) as log:
+        assert log.last_us == 1_000
+        log.append([Event(heartbeat=Heartbeat(source="decisions"))])
+    times = [Event.FromString(item.payload).append_time_us for item in records_of(tmp_path)]
+    assert times == [1_000, 1_000, 1_000]
+
+
+def test_segments_rotate_by_size_and_offsets_run_on(tmp_path: Path) -> None:
+    wanted = [f"{number:04d}" for number in range(500)]
+    with writer(tmp_path, segment_bytes=4096) as log:
+        for name in wanted:
+            log.append([decision(name)])
+    assert len(segments(tmp_path)) > 3 and names(tmp_path) == wanted and not damage(tmp_path)
+    assert all(one + path.stat().st_size == two for (one, path), (two, _) in pairwise(segments(tmp_path)))
+
+
+@pytest.mark.parametrize("kept", range(1, 26, 4))
+def test_a_torn_tail_is_left_and_named_and_nothing_behind_it_is_lost(tmp_path: Path, kept: int) -> None:
+    with writer(tmp_path) as log:
+        whole = log.append([decision("whole")])
+        log.append([decision("torn")])
+    path = segments(tmp_path)[-1][1]
+    os.truncate(path, whole + kept)
+    with writer(tmp_path) as log:
+        log.append([decision("after")])
+    assert names(tmp_path) == ["whole", "after"]
+    assert [(item.reason, item.start, item.end) for item in damage(tmp_path)] == [("torn record", whole, whole + kept)]
+
+
+def test_a_flipped_byte_is_skipped_counted_and_named(tmp_path: Path) -> None:
+    with writer(tmp_path) as log:
+        ends = [log.append([decision(name)]) for name in "abc"]
+    path = segments(tmp_path)[0][1]
+    data = bytearray(path.read_bytes())
+    data[ends[0] + 14] ^= 1
+    path.write_bytes(data)
+    assert names(tmp_path) == ["a", "c"]
+    assert [(item.reason, item.start, item.end) for item in damage(tmp_path)] == [("checksum mismatch", ends[0], ends[1])]
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    with writer(tmp_path), pytest.raises(LogBusy, match="another process"), writer(tmp_path):
+        pass
+    with writer(tmp_path):
+        pass
+
+
+def test_a_full_disk_refuses_the_record_and_the_log_goes_on_when_there_is_space(tmp_path: Path) -> None:
+    with writer(tmp_path) as log:
+        log.append([decision("before")])
+        with files_limited_to(0):
+            for _ in range(3):
+                with pytest.raises(LogUnavailable, match=r"free disk space|no segment"):
+                    log.append([decision("refused")])
+        log.append([decision("after")])
+    assert names(tmp_path) == ["before", "after"] and not damage(tmp_path)
+
+
+def test_a_write_that_stops_half_way_is_refused_and_named(tmp_path: Path) -> None:
+    with writer(tmp_path) as log:
+        whole = log.append([decision("before")])
+        with files_limited_to(whole + 7), pytest.raises(LogUnavailable, match="took 7 of"):
+            log.append([decision("half")])
+        log.append([decision("after")])
+    assert names(tmp_path) == ["before", "after"]
+    assert [(item.reason, item.start, item.end) for item in damage(tmp_path)] == [("torn record", whole, whole + 7)]
+
+
+def test_a_directory_that_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LogUnavailable, match="file/log"), writer(tmp_path / "file" / "log"):
+        pass
+
+
+def test_an_idle_log_beats_and_a_busy_one_does_not(tmp_path: Path) -> None:
+    clock = Clock()
+    with writer(tmp_path, clock=clock) as log:
+        beats = Heartbeats(log, every_s=3600.0, now_us=clock)
+        clock.us = 10**10
+        log.append([decision("a")])
+        beats.beat()
+        clock.us = 2 * 10**10
+        beats.beat()
+        with files_limited_to(0):
+            clock.us = 3 * 10**10
+            beats.beat()
+        beats.close()
+    kinds = [Event.FromString(item.payload).WhichOneof("kind") for item in records_of(tmp_path)]
+    assert kinds == ["decision", "heartbeat"]

@@ -1,0 +1,83 @@
+"""SIGKILL under load: every acknowledged decision stands in the log. The same checker finds the loss of a writer that buffers."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bandits.config import TaskPolicy
+from protos.events_pb2 import Decision, Event
+from protos.framing import Record
+from protos.log_files import segment_path
+from protos.policy_pb2 import SelectResponse
+from serving.decision_log import LogWriter, stamp_decision
+from serving.replay import replay_logs
+from tests.serving.kit import ROOT, Process, hammer, records_of
+
+KILLS = 2
+
+
+def lost(acknowledged: Iterable[bytes], log: Path) -> int:
+    """How many acknowledged decisions do not stand in the log."""
+    events = (Event.FromString(item.payload) for item in records_of(log) if isinstance(item, Record))
+    return len(set(acknowledged) - {event.decision.decision_id for event in events})
+
+
+@pytest.fixture
+def process(tmp_path: Path, tasks: Path, compilation_cache: Path) -> Process:
+    """A server of the one task `shop`, which starts faster."""
+    (tmp_path / "tasks").mkdir()
+    shutil.copy(tasks / "shop.yaml", tmp_path / "tasks")
+    return Process(tmp_path, tmp_path / "tasks", compilation_cache)
+
+
+def test_a_server_that_is_killed_or_ended_has_logged_what_it_acknowledged(process: Process, tmp_path: Path, shop: TaskPolicy) -> None:
+    acknowledged: list[bytes] = []
+    for kill in range(KILLS):
+        address = process.start()
+        calls = iter(range(40 + 9 * kill))
+
+        def killed(calls: Iterator[int] = calls) -> bool:
+            if next(calls, None) is None:
+                process.end(signal.SIGKILL)
+            return False
+
+        answers, errors = hammer(address, shop, workers=4, until=killed, batch=1 + kill % 2)
+        acknowledged += [answer.decision_id for answer in answers if isinstance(answer, SelectResponse)]
+        assert errors
+    answers, errors = hammer(process.start(), shop, workers=1, until=iter([False] * 5 + [True]).__next__)
+    assert not errors and process.end(signal.SIGTERM) == 0
+    acknowledged += [answer.decision_id for answer in answers]
+    assert len(acknowledged) > 100 and lost(acknowledged, tmp_path / "logs" / "decisions") == 0
+    report = replay_logs(tmp_path / "logs", store=tmp_path / "store")
+    assert report.sound and report.decisions >= len(set(acknowledged))
+
+
+def test_the_checker_finds_what_a_buffering_writer_loses(tmp_path: Path) -> None:
+    """A writer that acknowledges before its buffer is written, killed: the known-bad case of `lost`."""
+    path = segment_path(tmp_path, 0)
+    code = f"""
+import os, signal
+from protos.events_pb2 import Decision, Event
+from protos.framing import frame
+file = open({str(path)!r}, "ab", buffering=4096)
+for number in range(200):
+    file.write(frame(Event(decision=Decision(decision_id=number.to_bytes(16, "little"))).SerializeToString()))
+    print(number, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    acknowledged = [int(line).to_bytes(16, "little") for line in ended.stdout.split()]
+    assert ended.returncode == -signal.SIGKILL and len(acknowledged) == 200
+    assert 0 < lost(acknowledged, tmp_path) < 200
+
+
+def test_the_checker_finds_nothing_amiss_in_a_whole_log(tmp_path: Path) -> None:
+    writer = LogWriter(tmp_path, stamp=stamp_decision, now_us=lambda: 1, segment_bytes=1 << 20, sync_s=0.001)
+    writer.append([Event(decision=Decision(decision_id=bytes(16)))])
+    assert lost([bytes(16)], tmp_path) == 0 and lost([b"1" * 16], tmp_path) == 1
+    writer.close()
