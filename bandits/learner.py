@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bandits.catalog import build, exact_update
+from bandits.catalog import build, exact_update, outcomes
 from bandits.config import TaskPolicy
 from bandits.errors import SnapshotError
 from bandits.programs import update_program
@@ -38,6 +38,7 @@ class Learner:
         self._update = update_program(task.spec)
         self._state: Any = build(task.spec).init()
         self._exact = exact_update(task.spec)
+        self._outcomes = outcomes(task.spec)
         self.progress = Progress(cursor={}, rows=0, training_watermark_us=0)
         self.parent = ""
         self._published_rows = 0
@@ -71,6 +72,7 @@ class Learner:
             context_size=self._task.schema.context_size,
             feature_size=self._task.schema.action_feature_size,
             train_on=self._task.section.train_on,
+            outcomes=self._outcomes,
         )
         self._state = absorb(self._update, self._state, rows)
         new = pc.sum(pc.equal(fetched["revision"], 1)).as_py()
