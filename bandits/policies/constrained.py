@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pydantic
 
 from bandits.errors import PolicyError
@@ -29,12 +30,12 @@ from bandits.policies.constraints import Baseline, Constraint, slack
 from bandits.policies.linear_design import Basis
 from bandits.policies.outcome_models import Kind, OutcomeModels, Stacked
 from bandits.policies.posterior_draws import DRAWS
-from bandits.policies.reward_table import RewardTable, shaped
+from bandits.policies.reward_table import RewardTable, levels_of
 from bandits.policies.rules import even, greedy
 from bandits.policy import Batch, Candidates, Dims, Policy, added
 from protos import config
 
-__all__ = ["ConstrainedScores", "ConstrainedSettings", "ConstrainedState", "constrained_thompson"]
+__all__ = ["ConstrainedScores", "ConstrainedSettings", "ConstrainedState", "Numbers", "constrained_by", "constrained_thompson"]
 
 # Deviations of a draw of the reward in deviations of its posterior, as `linear_thompson` has it; outcomes are drawn from theirs as it is.
 _EXPLORATION = 0.3
@@ -108,6 +109,20 @@ class ConstrainedSettings(config.StrictModel):
         return self.model_copy(update={"baseline": self.baseline.model_copy(update={"action": place})})
 
 
+class Numbers(NamedTuple):
+    """The settings that are mere numbers: `alpha` f64[J], 0 where a constraint is absolute; `worth`, the table's entries, of its shape."""
+
+    alpha: jax.Array
+    worth: jax.Array
+
+    @classmethod
+    def of(cls, settings: ConstrainedSettings) -> "Numbers":
+        """Those that settings declare."""
+        alpha = [constraint.alpha or 0.0 for constraint in settings.constraints]
+        worth = () if settings.reward is None else settings.reward.worth
+        return cls(jnp.asarray(alpha, jnp.float64), jnp.asarray(np.asarray(worth, np.float64)))
+
+
 class ConstrainedState(NamedTuple):
     """What the models have learned, and the state of the baseline's policy; None where the baseline is an action."""
 
@@ -138,17 +153,23 @@ def constrained_thompson(dims: Dims, *, policies: Callable[[str, Mapping[str, An
     a baseline that the action table lacks.
     """
     declared = ConstrainedSettings(**settings)
-    rule = _Rule(
-        dims, declared, None if declared.baseline.policy is None else policies(declared.baseline.policy, declared.baseline.settings)
-    )
+    return constrained_by(dims, declared, Numbers.of(declared), policies=policies)
+
+
+def constrained_by(
+    dims: Dims, settings: ConstrainedSettings, numbers: Numbers, *, policies: Callable[[str, Mapping[str, Any]], Policy]
+) -> Policy:
+    """`constrained_thompson` with `numbers` in place of those of its settings; they may be traced, so one program tries many of them."""
+    declared = settings.baseline
+    rule = _Rule(dims, settings, numbers, None if declared.policy is None else policies(declared.policy, declared.settings))
     return Policy(rule.init, rule.update, rule.prepare, rule.score, rule.choose, rule.merge if rule.merges else None)
 
 
 class _Rule:
     """The policy's functions over one set of settings. `policy` is the baseline's."""
 
-    def __init__(self, dims: Dims, settings: ConstrainedSettings, policy: Policy | None) -> None:
-        self._settings, self._policy = settings, policy
+    def __init__(self, dims: Dims, settings: ConstrainedSettings, numbers: Numbers, policy: Policy | None) -> None:
+        self._settings, self._numbers, self._policy = settings, numbers, policy
         kinds: list[Kind] = [settings.reward_model, *(constraint.model for constraint in settings.constraints)]
         self._models = OutcomeModels(dims, kinds, prior_scale=settings.prior_scale, basis=settings.basis)
         self._width = jnp.asarray([settings.exploration, *(1.0 for _ in settings.constraints)], jnp.float64)
@@ -186,7 +207,7 @@ class _Rule:
 
     def choose(self, scores: ConstrainedScores, mask: jax.Array) -> jax.Array:
         baseline, reference = self._baseline(scores, mask)
-        room = slack(self._settings.constraints, scores.outcome, reference)
+        room = slack(self._settings.constraints, self._numbers.alpha, values=scores.outcome, reference=reference)
         allowed = self._feasible(room) & mask[:, None]
         best = jax.vmap(greedy, in_axes=1)(scores.reward, allowed)
         # Where neither an action is feasible nor the baseline eligible, what misses its bounds by least.
@@ -209,7 +230,9 @@ class _Rule:
             return reward if name == REWARD else jnp.asarray(batch.outcomes)[:, columns[name]]
 
         table = self._settings.reward
-        maximised = reward if table is None else shaped(table, jnp.stack([of(name) for name in table.outcomes], axis=1))
+        maximised = reward
+        if table is not None:
+            maximised = self._numbers.worth[levels_of(table, jnp.stack([of(name) for name in table.outcomes], axis=1))]
         return jnp.stack([maximised, *(of(constraint.outcome) for constraint in self._settings.constraints)], axis=1)
 
     def _baseline(self, scores: ConstrainedScores, mask: jax.Array) -> tuple[jax.Array, jax.Array]:

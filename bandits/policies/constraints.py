@@ -63,17 +63,17 @@ class Baseline(config.StrictModel):
         return self
 
 
-def slack(constraints: Sequence[Constraint], values: jax.Array, reference: jax.Array) -> jax.Array:
+def slack(constraints: Sequence[Constraint], alpha: jax.Array, *, values: jax.Array, reference: jax.Array) -> jax.Array:
     """By how much each draw respects each constraint, as a share of its bound, f64[K, J, M]; below 0 = it does not.
 
-    `values` f64[K, J, M] of the candidates; `reference` f64[J, M] of the baseline, under the same draws.
+    `alpha` f64[J], not read where a constraint is absolute; `values` f64[K, J, M] of the candidates; `reference` f64[J, M] of the
+    baseline, under the same draws.
     """
     sign = _column([1.0 if one.direction == "at_least" else -1.0 for one in constraints])
     relative = _column([one.alpha is not None for one in constraints])
-    alpha = _column([one.alpha or 0.0 for one in constraints])
     bound = jnp.where(relative, reference, _column([one.threshold or 0.0 for one in constraints]))
     size = jnp.abs(bound)
-    room = sign[None] * (values - bound[None]) + (alpha * size)[None]
+    room = sign[None] * (values - bound[None]) + jnp.where(relative, alpha[:, None] * size, 0.0)[None]
     return room / jnp.where(size > 0.0, size, 1.0)[None]
 
 

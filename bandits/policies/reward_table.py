@@ -16,7 +16,7 @@ import pydantic
 
 from protos import config
 
-__all__ = ["Axis", "RewardTable", "shaped"]
+__all__ = ["Axis", "RewardTable", "levels_of"]
 
 
 class Axis(config.StrictModel):
@@ -65,10 +65,9 @@ class RewardTable(config.StrictModel):
         return tuple(axis.outcome for axis in self.axes)
 
 
-def shaped(table: RewardTable, values: jax.Array) -> jax.Array:
-    """Worth of each row, f64[n], from its outcomes in the order of the axes, f64[n, axes]."""
-    index = [_level(axis, values[:, place]) for place, axis in enumerate(table.axes)]
-    return jnp.asarray(np.asarray(table.worth, np.float64))[tuple(index)]
+def levels_of(table: RewardTable, values: jax.Array) -> tuple[jax.Array, ...]:
+    """Places in the table of each row, one i[n] an axis, from its outcomes in the order of the axes, f64[n, axes]."""
+    return tuple(_level(axis, values[:, place]) for place, axis in enumerate(table.axes))
 
 
 def _level(axis: Axis, values: jax.Array) -> jax.Array:

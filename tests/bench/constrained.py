@@ -67,11 +67,11 @@ def played(name: str, settings: Mapping[str, Any], *, floor: float, given: argpa
 
 def figures(given: argparse.Namespace) -> Iterator[Figure]:
     """Violations and reward, with no floor and with the one that tasks have by default; strict mode beside them."""
-    for floor in (0.0, 0.05):
-        plain = played("linear_thompson", {"basis": "linear"}, floor=floor, given=given)
-        yield from _beside(f"constrained, floor {floor}", played("constrained_thompson", CONSTRAINED, floor=floor, given=given), plain)
+    plain = {floor: played("linear_thompson", {"basis": "linear"}, floor=floor, given=given) for floor in (0.0, 0.05)}
+    for floor, peer in plain.items():
+        yield from _beside(f"constrained, floor {floor}", played("constrained_thompson", CONSTRAINED, floor=floor, given=given), peer)
     strict = played("constrained_thompson", {**CONSTRAINED, "strict": 0.05}, floor=0.0, given=given)
-    yield from _beside("strict 0.05, floor 0.0", strict, plain, targets=(None, None))
+    yield from _beside("strict 0.05, floor 0.0", strict, plain[0.0], targets=(None, None))
 
 
 def _beside(
