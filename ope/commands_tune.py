@@ -53,7 +53,7 @@ def tune(
     out: Annotated[Path | None, typer.Option(help="Write the tuned `policy.settings` here, as YAML.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> int:
-    """Tunes alpha and the reward table of a constrained policy by Bayesian optimisation on its log. Exit code 1: nothing kept its bounds."""
+    """Tunes alpha and the reward table of a constrained policy by Bayesian optimisation on its log. Exit code 1: none kept its bounds."""
     file = load_task(task_config)
     task = parse_task(file)
     settings = _settings(file, parsed(task.spec.name, json.loads(task.spec.settings)))
@@ -65,7 +65,11 @@ def tune(
     state = starting_state(Store(store, file.name), task)
     with _progress(trials) as watch:
         found = tuned(log, task, settings, goal, state=state, trials=trials, largest_alpha=largest_alpha, seed=seed, watch=watch)
-    text = "" if found.settings is None else yaml.safe_dump(_as_given(file, found.settings), sort_keys=False)
+    text = (
+        ""
+        if found.settings is None
+        else yaml.safe_dump(_as_given(file, found.settings), sort_keys=False, default_flow_style=None, width=120)
+    )
     if out is not None and text:
         out.write_text(text, encoding="utf-8")
     _show(found, goal, text, as_json=as_json)

@@ -25,7 +25,7 @@ def plain_thompson(contexts: np.ndarray, expected: np.ndarray, *, learns_at: Seq
     spec = PolicySpec.of("linear_thompson", {}, floor=_FLOOR, dims=Dims(actions=actions, context=contexts.shape[1], features=0))
     chosen = np.where(rng.random(n) < _FIRST_SHARE, first, rng.integers(0, actions, n)).astype(np.int32)
     keys = rng.integers(0, 1 << 32, (n, 2), dtype=np.uint64).astype(np.uint32)
-    noise: np.ndarray = 0.1 * rng.standard_normal(n)
+    noise = np.asarray(rng.normal(scale=0.1, size=n))
     state = build(spec).init()
     begun = 0
     for start, stop in zip(learns_at, [*learns_at[1:], n], strict=True):
