@@ -72,8 +72,8 @@ class Environment(NamedTuple):
     offer: Callable[[World, jax.Array, jax.Array], Offer]
     respond: Callable[[World, jax.Array, Offer, jax.Array, jax.Array], Outcome]
     slots: int = 1
-    # J: named outcomes that come with the reward, in the order that the policies of an experiment ask for them.
-    outcomes: int = 0
+    # Names of the outcomes that come with the reward, in the order of `Outcome.outcomes`.
+    outcomes: tuple[str, ...] = ()
     # How many rounds the world has; None = as many as are asked for.
     rounds: int | None = None
     delay: Callable[[jax.Array], jax.Array] = at_once

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bandits.catalog import PolicySpec, build
+from bandits.catalog import PolicySpec, build, outcomes
 from bandits.errors import SimulationError
 from bandits.policy import Batch, Policy
 from bandits.preselection import in_request, shortlist
@@ -51,14 +51,19 @@ class _Pending(NamedTuple):
 def simulate(environment: Environment, spec: PolicySpec, *, rounds: int, seeds: range, learn_every: int = 1) -> History:
     """Runs a policy for `rounds` decisions on each seed; all seeds go through the device together.
 
-    `learn_every`: decisions between two updates, >= 1; the last block may be shorter. Raises SimulationError for no rounds or seeds, or
-    more rounds than the environment has.
+    `learn_every`: decisions between two updates, >= 1; the last block may be shorter. Raises SimulationError for no rounds or seeds,
+    more rounds than the environment has, or a policy that asks for outcomes which it lacks.
     """
     for name, value in (("rounds", rounds), ("seeds", len(seeds)), ("learn_every", learn_every)):
         if value < 1:
             raise SimulationError(f"{name}: {value} is refused; give at least 1")
     if environment.rounds is not None and rounds > environment.rounds:
         raise SimulationError(f"rounds: {rounds} is refused; this environment has {environment.rounds}")
+    asked = outcomes(spec)
+    if asked and asked != environment.outcomes:
+        raise SimulationError(
+            f"policy: {spec.name} asks for the outcomes {list(asked)}, this environment has {list(environment.outcomes)}; name those"
+        )
     worlds = jax.tree.map(lambda *leaves: np.stack(leaves), *(environment.begin(seed) for seed in seeds))
     program = _program(environment, spec, rounds, min(learn_every, rounds))
     columns = program(worlds, np.asarray(seeds, np.uint32))
@@ -158,7 +163,7 @@ def _nothing_pending(environment: Environment, block: int) -> _Pending:
         time_s=zeros,
         slot=jnp.zeros(n, jnp.int32),
         propensity=jnp.ones(n, jnp.float64),
-        outcomes=jnp.zeros((n, environment.outcomes), jnp.float64),
+        outcomes=jnp.zeros((n, len(environment.outcomes)), jnp.float64),
     )
     return _Pending(rows=rows, due=jnp.zeros(n, jnp.int32))
 

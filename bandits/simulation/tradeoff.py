@@ -24,6 +24,9 @@ __all__ = ["SAFETY", "TradeoffSettings", "tradeoff"]
 
 #: Name of the second outcome.
 SAFETY = "safety"
+_CAVEAT = (
+    "violations: share of decisions that break the bound; regret is against the best action that keeps it, and falls below 0 by breaking it"
+)
 
 
 class TradeoffSettings(config.StrictModel):
@@ -91,4 +94,4 @@ def tradeoff(settings: TradeoffSettings) -> Environment:
             violated=~truth.feasible[action],
         )
 
-    return Environment(dims=dims, begin=begin, offer=offer, respond=respond, outcomes=1)
+    return Environment(dims=dims, begin=begin, offer=offer, respond=respond, outcomes=(SAFETY,), caveat=_CAVEAT)
