@@ -94,7 +94,7 @@ def tune(
     space = space_of(settings, values=_axes_of(log, settings), largest_alpha=largest_alpha)
     if space.size == 0:
         raise RowsError("policy.settings: no relative constraint and no reward table, so there is nothing to tune; declare one of them")
-    runs = Trials(task.spec, settings, state=state, training=log.teaches)
+    runs = Trials(task.spec, state=state, training=log.teaches)
     baselines = [baseline_numerators(log, part, task, settings, state=state) for part in (log.compares, log.judges)]
 
     def score(numbers: Numbers, part: int) -> tuple[np.ndarray, Judged]:

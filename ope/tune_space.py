@@ -84,7 +84,7 @@ def settings_at(space: Space, point: Floats) -> ConstrainedSettings:
     )
     table = space.settings.reward
     if table is not None:
-        table = table.model_copy(update={"worth": np.round(space.worth(point), 4).tolist()})
+        table = table.model_copy(update={"worth": tuple(np.round(space.worth(point), 4).tolist())})
     return space.settings.model_copy(update={"constraints": constraints, "reward": table})
 
 

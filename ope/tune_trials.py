@@ -5,6 +5,7 @@ score, choice, floor, wrappers and slate walk that serve.
 """
 
 import functools
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bandits.catalog import PolicySpec, find, plain
+from bandits.catalog import PolicySpec, find, parsed, plain
 from bandits.policies.constrained import ConstrainedSettings, Numbers, constrained_by
 from bandits.policy import Batch as TrainingRows
 from bandits.policy import Candidates, Policy
@@ -39,8 +40,8 @@ class _Programs(NamedTuple):
 class Trials:
     """Trains and scores a constrained policy with many numbers. `state` is what each of them starts from."""
 
-    def __init__(self, spec: PolicySpec, settings: ConstrainedSettings, *, state: Any, training: TrainingRows) -> None:
-        self._programs = _programs(functools.partial(_policy, spec, settings))
+    def __init__(self, spec: PolicySpec, *, state: Any, training: TrainingRows) -> None:
+        self._programs = _programs(spec)
         self._state, self._training = state, training
 
     def numerators(self, numbers: Numbers, requests: Requests, slates: np.ndarray) -> np.ndarray:
@@ -57,8 +58,10 @@ class Trials:
         return np.asarray(self._programs.numerators(numbers, params, *padded))[:rows]
 
 
-def _policy(spec: PolicySpec, settings: ConstrainedSettings, numbers: Numbers) -> Policy:
+def _policy(spec: PolicySpec, numbers: Numbers) -> Policy:
     """The policy of a spec as `bandits.catalog.build` makes it, but for its numbers."""
+    settings = parsed(spec.name, json.loads(spec.settings))
+    assert isinstance(settings, ConstrainedSettings)
 
     def other(name: str, given: Any) -> Policy:
         return plain(find(name), spec.dims, given)
@@ -67,7 +70,10 @@ def _policy(spec: PolicySpec, settings: ConstrainedSettings, numbers: Numbers) -
     return floor(declared.wrapped(bare, spec.wrappers, declared.Around(spec.dims, other)), spec.floor)
 
 
-def _programs(policy: Callable[[Numbers], Policy]) -> _Programs:
+@functools.lru_cache(maxsize=8)
+def _programs(spec: PolicySpec) -> _Programs:
+    policy = functools.partial(_policy, spec)
+
     def update(numbers: Numbers, state: Any, rows: TrainingRows) -> Any:
         return policy(numbers).update(state, rows)
 

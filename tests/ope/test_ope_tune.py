@@ -142,7 +142,7 @@ def test_a_trial_gives_the_propensities_that_the_policy_of_its_settings_gives(lo
     assert isinstance(settings, ConstrainedSettings)
     read = read_tuning_log(log[1], file, task, metrics=("reward", "reliability"))
     assert (len(read.teaches.reward), len(read.compares.slates), len(read.judges.slates)) == (1500, 750, 750)
-    runs = Trials(task.spec, settings, state=build(task.spec).init(), training=read.teaches)
+    runs = Trials(task.spec, state=build(task.spec).init(), training=read.teaches)
     other = settings.model_copy(update={"constraints": (settings.constraints[0].model_copy(update={"alpha": 0.2}),)})
     part = read.compares
     found = [runs.numerators(Numbers.of(own), part.requests, part.slates) for own in (settings, other)]
