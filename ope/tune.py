@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from bandits.catalog import PolicySpec, build
@@ -19,6 +18,7 @@ from bandits.policies.constrained import ConstrainedSettings, Numbers
 from bandits.policies.constraints import Constraint
 from bandits.programs import run_numerators, run_prepare, update_program
 from bandits.training import absorb
+from bandits.trials import Trials
 from ope.errors import RowsError
 from ope.estimate import Estimate, difference_of
 from ope.estimators import estimator
@@ -28,7 +28,6 @@ from ope.rows import Floats
 from ope.tune_log import Part, TuningLog
 from ope.tune_search import Tried, best_of, next_point, spread_points
 from ope.tune_space import Space, settings_at, space_of
-from ope.tune_trials import Trials
 
 __all__ = ["Goal", "Judged", "Tuning", "baseline_numerators", "judged", "tune"]
 
@@ -145,8 +144,7 @@ def _points(space: Space, tried: Sequence[Tried], trials: int, seed: int) -> Ite
 
 def _rounded(space: Space, point: Floats) -> Numbers:
     """The numbers of a point as its settings would hold them, so that what is judged is what is written."""
-    numbers = Numbers.of(settings_at(space, point))
-    return Numbers(jnp.asarray(numbers.alpha), jnp.asarray(numbers.worth))
+    return Numbers.of(settings_at(space, point))
 
 
 def _axes_of(log: TuningLog, settings: ConstrainedSettings) -> Floats:

@@ -17,11 +17,11 @@ from bandits.policies.constrained import ConstrainedSettings, Numbers
 from bandits.policies.reward_table import RewardTable
 from bandits.programs import run_numerators, run_prepare, update_program
 from bandits.training import absorb
+from bandits.trials import Trials
 from ope.__main__ import main
 from ope.tune_log import read_tuning_log
 from ope.tune_search import Tried, best_of, next_point, spread_points
 from ope.tune_space import settings_at, space_of
-from ope.tune_trials import Trials
 from protos.observations import OBSERVATION_SCHEMA
 from protos.task import load_task
 from serving.demo.upload import RESOLUTIONS, UploadWorld
@@ -179,12 +179,12 @@ def test_the_command_loosens_a_bound_that_is_tighter_than_the_guardrail(
     run: Callable[..., Ended], log: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """The task declares alpha 0.02, the guardrail allows 0.2: there is quality to be had, and the file that is written is one."""
-    flags = ("--trials", "6", "--guardrail", "reliability:at_least:0.2", "--out", str(tmp_path / "tuned.yaml"), "--json")
+    flags = ("--trials", "24", "--guardrail", "reliability:at_least:0.2", "--out", str(tmp_path / "tuned.yaml"), "--json")
     ended = run(*flags)
     assert ended.code == 0, ended.err
     found = json.loads(ended.out)
     kept = [one["objective"] for one in found["trials"] if one["kept"]]
-    assert len(found["trials"]) == 6 and kept and max(kept) > found["trials"][0]["objective"]
+    assert len(found["trials"]) == 24 and kept and max(kept) > found["trials"][0]["objective"]
     data = yaml.safe_load(log[0].read_text())
     data["policy"]["settings"] = yaml.safe_load((tmp_path / "tuned.yaml").read_text())
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(data))

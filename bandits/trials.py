@@ -1,7 +1,7 @@
-"""One trial of `ope tune`: a policy with other numbers learns from one part of the log and is estimated on another. Computes.
+"""A constrained policy tried with other numbers: it learns from rows, and says what it would have given to logged slates. Pure.
 
-The numbers are arguments of the compiled programs, so all trials share them. What is drawn and how is the library's own: the same update,
-score, choice, floor, wrappers and slate walk that serve.
+The numbers are arguments of the compiled programs, so all trials of a task share them. What is learned and drawn is the library's own: the
+same update, score, choice, floor, wrappers and slate walk that serve.
 """
 
 import functools
