@@ -201,7 +201,7 @@ class _Rule:
             reward=found.draws[:, 0],
             outcome=found.draws[:, 1:],
             reference=found.extra[1:],
-            is_baseline=jnp.where(candidates.action == self._place, 1.0, 0.0),
+            is_baseline=jnp.where(candidates.action == (-1 if self._place is None else self._place), 1.0, 0.0),
             policy=None if self._policy is None else self._policy.score(params.baseline, context, candidates, key),
         )
 
@@ -240,7 +240,7 @@ class _Rule:
         if self._policy is None:
             return even((scores.is_baseline > 0.0) & mask), scores.reference
         p = self._policy.choose(scores.policy, mask)
-        return p, jnp.einsum("k,kjm->jm", p, scores.outcome)
+        return p, jnp.sum(p[:, None, None] * scores.outcome, axis=0)
 
     def _feasible(self, room: jax.Array) -> jax.Array:
         """Which candidates keep every bound in which draws, bool[K, M]; `room` f64[K, J, M]."""
@@ -252,13 +252,12 @@ class _Rule:
         return jnp.broadcast_to(jnp.all(often, axis=1)[:, None], (room.shape[0], room.shape[2]))
 
 
-def _place(baseline: Baseline, dims: Dims) -> int:
-    """Place of the baseline's action in the table; the cold action's where the baseline is a policy, whose draws nothing then reads."""
-    if baseline.action is None:
-        return dims.actions
-    if not isinstance(baseline.action, int) or not 0 <= baseline.action < dims.actions:
-        raise PolicyError(f"policy.settings.baseline.action: {baseline.action!r} is no place in a table of {dims.actions}; give one below")
-    return baseline.action
+def _place(baseline: Baseline, dims: Dims) -> int | None:
+    """Place of the baseline's action in the table; None where the baseline is a policy."""
+    action = baseline.action
+    if action is not None and not (isinstance(action, int) and 0 <= action < dims.actions):
+        raise PolicyError(f"policy.settings.baseline.action: {action!r} is no place in a table of {dims.actions}; give one below")
+    return action if isinstance(action, int) else None
 
 
 def _known(name: str, names: Sequence[str]) -> str:

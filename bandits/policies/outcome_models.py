@@ -24,8 +24,8 @@ __all__ = ["Kind", "OutcomeDraws", "OutcomeModels", "Stacked"]
 Kind = Literal["linear", "logistic"]
 # Steps of Newton's method a batch: what `logistic_thompson` takes by default.
 _ITERATIONS = 8
-# Second words of the counters of this file's numbers (see `bandits.keys`; `posterior_draws` has 4 and 5).
-_CANDIDATES, _BASELINE = 6, 7
+# Second word of the counters of this file's numbers (see `bandits.keys`; `posterior_draws` has 4 and 5).
+_OUTCOMES = 6
 
 
 class Stacked(NamedTuple):
@@ -94,23 +94,34 @@ class OutcomeModels:
         return Stacked(linear, jax.vmap(lambda one: logistic_prepare(one, prior_scale=self._prior_scale))(sites))
 
     def draw(
-        self, params: Stacked, context: jax.Array, candidates: Candidates, key: jax.Array, *, width: jax.Array, draws: int, extra: int
+        self,
+        params: Stacked,
+        context: jax.Array,
+        candidates: Candidates,
+        key: jax.Array,
+        *,
+        width: jax.Array,
+        draws: int,
+        extra: int | None,
     ) -> OutcomeDraws:
-        """M = `draws` joint draws for a request's candidates, and for the action `extra` of the table.
+        """M = `draws` joint draws for a request's candidates, and for the action `extra` of the table (None: no other, `extra` is zero).
 
         `width` f64[T]: deviations of a draw in deviations of the posterior. The numbers follow from the key and a candidate's place.
         """
         k, t = candidates.action.shape[0], width.shape[0]
-        both = jnp.concatenate([candidates.action, jnp.full(1, extra, jnp.int32)])
-        found = self._gaussians(params, context, Candidates.of(both))
-        noise = normals(key, (k * t, draws), purpose=_CANDIDATES).reshape(k, t, draws)
-        own, same = normals(key, (t, draws), purpose=_BASELINE), candidates.action == extra
-        of_extra = jnp.where(jnp.any(same), noise[jnp.argmax(same)], own)
-        noise = jnp.concatenate([noise, of_extra[None]])
+        actions = candidates.action if extra is None else jnp.append(candidates.action, jnp.asarray(extra, jnp.int32))
+        found = self._gaussians(params, context, Candidates.of(actions))
+        # The first row is the other action's, so that a candidate's numbers do not depend on how many there are.
+        noise = normals(key, ((k + 1) * t, draws), purpose=_OUTCOMES).reshape(k + 1, t, draws)
+        of_extra, noise = noise[:1], noise[1:]
+        if extra is not None:
+            same = candidates.action == extra
+            noise = jnp.concatenate([noise, jnp.where(jnp.any(same), noise[jnp.argmax(same)], of_extra[0])[None]])
         values = found.centre.T[:, :, None] + (width[None, :] * found.spread.T)[:, :, None] * noise
         for place in self._places["logistic"]:
             values = values.at[:, place].set(jax.nn.sigmoid(values[:, place]))
-        return OutcomeDraws(mean=found.mean[0, :k], scale=found.scale[0, :k], draws=values[:k], extra=values[k])
+        other = jnp.zeros((t, draws), jnp.float64) if extra is None else values[k]
+        return OutcomeDraws(mean=found.mean[0, :k], scale=found.scale[0, :k], draws=values[:k], extra=other)
 
     def _gaussians(self, params: Stacked, context: jax.Array, candidates: Candidates) -> _Gaussians:
         parts = []
