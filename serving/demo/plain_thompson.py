@@ -1,5 +1,6 @@
 """Plain Thompson sampling on the demo's requests: what a policy that heeds one number would have chosen. Computes; keys come in."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,7 +29,7 @@ def plain_thompson(contexts: np.ndarray, expected: np.ndarray, *, learns_at: Seq
     noise = np.asarray(rng.normal(scale=0.1, size=n))
     state = build(spec).init()
     begun = 0
-    for start, stop in zip(learns_at, [*learns_at[1:], n], strict=True):
+    for start, stop in itertools.pairwise([*learns_at, n]):
         rows = slice(begun, start)
         state = absorb(update_program(spec), state, _rows(contexts[rows], chosen[rows], expected[rows], noise[rows]))
         requests = Requests.of(contexts[start:stop], np.arange(actions), draw_key=keys[start:stop])
