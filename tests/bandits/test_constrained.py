@@ -130,7 +130,10 @@ LOGISTIC = entry(constraints=[TWO[0], {**TWO[1], "model": "logistic"}], strict=0
 CHECKED = [
     (entry(constraints=TWO), contract.check_a_revised_reward),
     (entry(constraints=TWO), contract.check_merge),
-    *((LOGISTIC, check) for check in (contract.check_fixed_trees, contract.check_choose_is_a_distribution, contract.check_padding)),
+    *(
+        pytest.param(LOGISTIC, check, marks=pytest.mark.slow)
+        for check in (contract.check_fixed_trees, contract.check_choose_is_a_distribution, contract.check_padding)
+    ),
 ]
 
 
@@ -151,27 +154,33 @@ def test_the_draw_of_the_baseline_is_the_same_as_candidate_or_not() -> None:
     assert not np.any(absent.is_baseline) and abs(far) < 5.0 * np.sqrt(2.0 / 64.0) * float(listed.reference.std())
 
 
-def test_what_is_unsafe_is_left_alone_once_it_is_known() -> None:
-    """Action 1 keeps 80 % of the baseline's safety, 2 keeps 60 %: with alpha 0.25 the first is the best that is allowed."""
-    batch, context = rows(), jnp.zeros(2, jnp.float64)
+LOOSE = [{**SAFE, "alpha": 1.0}]
+# What is declared, and the action that is then best. A compilation each, so the others are slow tests.
+DECLARED = [
+    ({"constraints": [{**SAFE, "alpha": 0.25}]}, 1),
+    pytest.param({"constraints": [SAFE]}, 0, marks=pytest.mark.slow),
+    # The baseline as a policy, always action 2: what is safer than 95 % of it is allowed, and 2 earns most of those.
+    pytest.param({"baseline": {"policy": "fixed", "settings": {"probabilities": [0.0, 0.0, 1.0, 0.0]}}}, 2, marks=pytest.mark.slow),
+    # A table that pays only for what is safe turns the order round.
+    pytest.param(
+        {"constraints": LOOSE, "reward": {"axes": [{"outcome": "safe", "levels": [0.0, 0.9]}], "worth": [0.0, 1.0]}},
+        0,
+        marks=pytest.mark.slow,
+    ),
+    pytest.param({"constraints": [{**SAFE, "alpha": 0.25, "model": "logistic"}], "strict": 0.1}, 1, marks=pytest.mark.slow),
+]
 
-    def learned(**settings: Any) -> np.ndarray:
-        policy = policy_of(**settings)
 
-        def whole(batch: Batch) -> jax.Array:
-            scores = policy.score(policy.prepare(policy.update(policy.init(), batch)), context, EVERY, KEY)
-            return policy.choose(scores, jnp.ones(4, bool))
+@pytest.mark.parametrize(("settings", "best"), DECLARED)
+def test_what_is_unsafe_is_left_alone_once_it_is_known(settings: dict[str, Any], best: int) -> None:
+    """Action 1 keeps 80 % of the baseline's safety, 2 keeps 60 %, 3 keeps 40 %, and each earns more than the one before."""
+    policy = policy_of(**settings)
 
-        return np.asarray(jax.jit(whole)(batch))
+    def whole(batch: Batch) -> jax.Array:
+        scores = policy.score(policy.prepare(policy.update(policy.init(), batch)), jnp.zeros(2, jnp.float64), EVERY, KEY)
+        return policy.choose(scores, jnp.ones(4, bool))
 
-    assert learned(constraints=[{**SAFE, "alpha": 0.25}])[1] > 0.95
-    assert learned(constraints=[{**SAFE, "alpha": 0.05}])[0] > 0.95
-    # The baseline as a policy: always action 2, so what is safer than 95 % of it is allowed, and 2 earns most of those.
-    by_policy = {"policy": "fixed", "settings": {"probabilities": [0.0, 0.0, 1.0, 0.0]}}
-    assert learned(baseline=by_policy)[2] > 0.95
-    # A table that only pays for what is safe turns the order round.
-    table = {"axes": [{"outcome": "safe", "levels": [0.0, 0.9]}], "worth": [0.0, 1.0]}
-    assert learned(constraints=[{**SAFE, "alpha": 1.0}], reward=table)[0] > 0.9
+    assert jax.jit(whole)(rows())[best] > 0.9
 
 
 def test_no_other_policy_reads_the_outcomes() -> None:
