@@ -7,6 +7,7 @@ import typer
 from bandits.errors import BanditsError
 from ope.commands_evaluate import evaluate
 from ope.commands_gate import gate, promote, report, rollback, verdicts
+from ope.commands_tune import tune
 from ope.errors import OpeError
 from protos.errors import ProtosError
 
@@ -17,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (evaluate, gate, promote, rollback, report, verdicts):
+for command in (evaluate, gate, promote, rollback, report, tune, verdicts):
     app.command()(command)
 
 BAD_INPUT = 2
