@@ -38,8 +38,9 @@ class PolicySection(config.StrictModel):
     name: str = "linear_thompson"
     #: Settings of that policy; each has a default that needs no hindsight.
     settings: dict[str, Any] = pydantic.Field(default_factory=dict)
-    #: Share of traffic that explores evenly, in (0, 1]. Without one, an update could not be judged from the log.
-    floor: float = pydantic.Field(default=0.05, gt=0.0, le=1.0)
+    #: Share of traffic that explores evenly, in (0, 1]. Without one, an update could not be judged from the log. Of K candidates none is
+    #: drawn with less than floor / K: so no weight of an estimate exceeds K / floor, and that share of the traffic is not the policy's.
+    floor: float = pydantic.Field(default=0.02, gt=0.0, le=1.0)
     #: What the policy is wrapped in, the first innermost: `{name: discount, half_life_s: 604800}`. The floor lies outside them all.
     wrappers: tuple[dict[str, Any], ...] = ()
     #: Most candidates that a slate is drawn from, 64..10,000: of a longer list the best by mean + scale; the others have probability 0.
