@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from ope.estimate import Estimate
-from ope.pictures import difference_picture, ess_picture, weights_picture
-from ope.verdict import Verdict
+from ope.gate.pictures import difference_picture, ess_picture, weights_picture
+from ope.gate.verdict import Verdict
 
 __all__ = ["report_html"]
 

@@ -6,8 +6,8 @@ import io
 import numpy as np
 from matplotlib.figure import Figure
 
-from ope.evidence import WEIGHT_EDGES
-from ope.verdict import Verdict
+from ope.gate.evidence import WEIGHT_EDGES
+from ope.gate.verdict import Verdict
 
 __all__ = ["difference_picture", "ess_picture", "weights_picture"]
 
