@@ -1,5 +1,6 @@
 """What is asked of the evidence before an estimate is looked at: a measure, a limit, and a sentence for a failure. Pure."""
 
+import datetime
 import math
 from collections.abc import Iterator
 
@@ -70,7 +71,7 @@ def _of_rows(evidence: Evidence, config: GateConfig) -> Iterator[Check]:
         (evidence.first_us - trained) / _SECOND_US if evidence.rows else math.inf,
         0.0,
         not evidence.rows or evidence.first_us > trained,
-        f"Rows from {evidence.first_us} us on are judged, but challenger or champion learned from decisions up to {trained} us: "
+        f"Rows from {_utc(evidence.first_us)} on are judged, but challenger or champion learned from decisions up to {_utc(trained)}: "
         "a policy judged on its own training rows always looks good. Judge later rows only.",
     )
     yield Check(
@@ -100,6 +101,10 @@ def _of_rows(evidence: Evidence, config: GateConfig) -> Iterator[Check]:
         "have told is missing. Look at `attribution status`; for a log of the past, --set gate.max_stale_s=null.",
     )
     yield _lost(evidence, config)
+
+
+def _utc(microseconds: int) -> str:
+    return f"{datetime.datetime.fromtimestamp(microseconds / 1e6, datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _lost(evidence: Evidence, config: GateConfig) -> Check:
