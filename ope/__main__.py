@@ -8,6 +8,7 @@ from bandits.errors import BanditsError
 from ope.commands_evaluate import evaluate
 from ope.errors import OpeError
 from ope.gate.commands import gate, promote, report, rerun, rollback, verdicts
+from ope.gate.commands_coverage import gate_coverage
 from protos.errors import ProtosError
 
 __all__ = ["app", "main"]
@@ -17,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (evaluate, gate, promote, rollback, report, rerun, verdicts):
+for command in (evaluate, gate, promote, rollback, report, rerun, verdicts, gate_coverage):
     app.command()(command)
 
 BAD_INPUT = 2

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ope.diagnostics import SlotWeights
 from ope.gate.config import GateConfig
 from ope.gate.evidence import Evidence
-from ope.gate.looks import bound
+from ope.gate.looks import lasting
 from ope.gate.verdict import Check
 
 __all__ = ["checks", "scarcity"]
@@ -155,7 +155,7 @@ def _of_weights(evidence: Evidence, config: GateConfig, slots: list[SlotWeights]
     if evidence.rows < config.min_rows:
         return
     level = config.mean_weight_level / max(len(slots), 1)
-    limit = bound(config, rows=evidence.rows).half_width(evidence.rows, level)
+    limit = lasting(config, rows=evidence.rows).half_width(evidence.rows, level)
     for slot in slots:
         enough = slot.effective_sample_size >= config.veto_ess
         wrong = enough and _departs(slot.mean, slot.mean_z, slot.largest, evidence.rows, limit, level)
@@ -184,7 +184,7 @@ def _of_propensities(evidence: Evidence, config: GateConfig) -> Iterator[Check]:
     for version in evidence.versions:
         if version.rows < config.min_rows or version.effective_sample_size < config.veto_ess:
             continue
-        limit = bound(config, rows=version.rows).half_width(version.rows, level)
+        limit = lasting(config, rows=version.rows).half_width(version.rows, level)
         what = f"action {version.action!r} was drawn" if version.action else "an action was drawn"
         ratio = "as often as logged" if version.action else "with the probability that was logged"
         yield Check(

@@ -37,7 +37,7 @@ class GateConfig(config.StrictModel):
     cross_check: Literal["rips", "sips"] = "sips"
     #: Probability, in (0, 0.25), that a challenger without the needed gain is promoted: one-sided error of the lower bound.
     level: float = pydantic.Field(default=0.05, gt=0.0, lt=0.25)
-    #: `1`: one look, at `max_rows`. `sequential`: a look at every poll from `min_rows` on, with an interval that holds at all of them.
+    #: `1`: one look, at `max_rows`. `sequential`: a look at every poll from `min_rows` to `max_rows`, with an interval that holds at all.
     looks: Literal[1, "sequential"] = "sequential"
     #: A refresh (same policy, newer data) may be worse by less than this, in the metric's unit, >= 0: non-inferiority.
     margin_refresh: float = pydantic.Field(default=0.0, ge=0.0)

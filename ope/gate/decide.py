@@ -15,6 +15,7 @@ from ope.gate.config import GateConfig
 from ope.gate.evidence import WEIGHT_EDGES, Contest, Evidence, Setting
 from ope.gate.looks import bound
 from ope.gate.verdict import Check, Decision, Verdict
+from ope.intervals import Interval
 from ope.moments import Moments
 from ope.paired import Comparison, paired
 
@@ -204,15 +205,15 @@ def _slots(evidence: Evidence, config: GateConfig) -> list[SlotWeights]:
     return slot_weights(next(iter(evidence.moments.values())), 0, value_share=config.value_share)
 
 
-def compare_all(evidence: Evidence, config: GateConfig, level: float) -> Compared:
-    """Every comparison that the evidence allows, at a one-sided `level`.
+def compare_all(evidence: Evidence, config: GateConfig, level: float, interval: Interval | None = None) -> Compared:
+    """Every comparison that the evidence allows, at a one-sided `level`, by the declared interval where no other is given.
 
     Two-sided intervals at twice the level, whose ends are the one-sided bounds at the level.
     """
-    interval, decides = bound(config, rows=evidence.rows), next(iter(evidence.moments))
+    decides, by = next(iter(evidence.moments)), interval or bound(config, rows=evidence.rows)
 
     def compare(name: str, moments: Moments) -> Comparison:
-        return paired(estimator(name)).finish(moments, 2 * level, interval)
+        return paired(estimator(name)).finish(moments, 2 * level, by)
 
     return Compared(
         {name: compare(name, moments) for name, moments in evidence.moments.items()},

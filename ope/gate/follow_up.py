@@ -9,6 +9,7 @@ from ope.estimate import Estimate
 from ope.gate.config import GateConfig
 from ope.gate.decide import broken_guardrails, compare_all, refusal
 from ope.gate.evidence import Evidence
+from ope.gate.looks import lasting
 from ope.gate.verdict import Verdict
 
 __all__ = ["FollowUp", "follow_up"]
@@ -45,7 +46,11 @@ def follow_up(evidence: Evidence, config: GateConfig, *, verdict_id: str, promot
     that is judged by fewer than `veto_ess` effective rows of the one before is not broken yet.
     """
     predicted = next(iter(promoted.estimates.values())).challenger
-    compared = compare_all(evidence, config, config.level) if evidence.rows >= config.min_rows else None
+    compared = None
+    if evidence.rows >= config.min_rows:
+        compared = compare_all(
+            evidence, config, config.level, lasting(config.model_copy(update={"looks": "sequential"}), rows=evidence.rows)
+        )
     realised = next(iter(compared.estimates.values())).challenger if compared else None
     wrong = realised is not None and (realised.lower > predicted.upper or realised.upper < predicted.lower)
     broken: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ def test_a_better_challenger_is_promoted_with_estimates_of_both_and_of_the_diffe
     assert list(verdict.estimates) == ["rips", "sips"]
     difference = verdict.estimates["rips"].difference
     assert difference.lower > 0 and difference.lower < 0.125 < difference.upper
-    assert difference.interval == "asymptotic confidence sequence" and difference.level == 0.1
+    assert difference.interval == "asymptotic confidence sequence over the declared window" and difference.level == 0.1
     assert verdict.excluded == {"overridden": 2, "unlogged": 0, "fallback": 1} and (verdict.first_us, verdict.last_us) == (
         2_000_000,
         2_001_999,
