@@ -43,9 +43,9 @@ def gate(evidence: Evidence, config: GateConfig, *, level: float | None = None) 
     verdict = _blank(evidence, config, slots, margin=margin, level=level)
     asked = checks(evidence, config, slots)
     if failed := [check for check in asked if not check.passed]:
-        return dataclasses.replace(verdict, decision="veto", checks=asked, reasons=tuple(check.reason for check in failed))
+        return dataclasses.replace(verdict, decision="veto", checks=_quiet(asked), reasons=tuple(check.reason for check in failed))
     scarce = scarcity(evidence, config, slots)
-    verdict = dataclasses.replace(verdict, checks=asked + scarce)
+    verdict = dataclasses.replace(verdict, checks=_quiet(asked + scarce))
     decision, reasons = _too_little(evidence, config, scarce)
     if decision == "veto":
         return dataclasses.replace(verdict, decision=decision, reasons=reasons)
@@ -92,6 +92,11 @@ def refusal(contest: Contest, config: GateConfig, *, reason: str, now_us: int) -
     setting, counts = Setting(complete=True, now_us=now_us), (0,) * (len(WEIGHT_EDGES) + 1)
     nothing = Evidence(contest, {}, {}, None, 0, 0, 0, {}, 0, (0.0, 0.0), 0.0, 0.0, counts, (), (), 0, 0, (), (), setting)
     return dataclasses.replace(_blank(nothing, config, [], margin=0.0, level=config.level), decision="veto", reasons=(reason,))
+
+
+def _quiet(asked: tuple[Check, ...]) -> tuple[Check, ...]:
+    """A question that was answered well needs no sentence."""
+    return tuple(check._replace(reason="") if check.passed else check for check in asked)
 
 
 def _too_little(evidence: Evidence, config: GateConfig, scarce: Sequence[Check]) -> tuple[Decision | None, tuple[str, ...]]:
