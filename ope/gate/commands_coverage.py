@@ -17,7 +17,7 @@ _KNOWN_BAD = "known bad"
 
 
 def gate_coverage(
-    seeds: Annotated[int, typer.Option(min=1, help="Simulated contests for each scenario.")] = 200,
+    seeds: Annotated[int, typer.Option(min=1, help="Simulated contests for each scenario.")] = 400,
     first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first contest.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> int:

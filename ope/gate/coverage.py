@@ -29,7 +29,7 @@ _FLOOR = 0.1
 # Rewards of a unit's own level, standard deviation over units.
 _UNIT_SPREAD = 0.15
 _CONFIG = GateConfig(
-    estimator="rips", min_rows=_ROWS_A_DAY, max_rows=DAYS * _ROWS_A_DAY, min_ess=_ROWS_A_DAY / 4, veto_ess=_ROWS_A_DAY / 8, anchor=""
+    estimator="rips", min_rows=_ROWS_A_DAY, max_rows=DAYS * _ROWS_A_DAY, min_ess=_ROWS_A_DAY, veto_ess=_ROWS_A_DAY / 4, anchor=""
 )
 _CONTEST = Contest("simulated", "c", "a", "change", "", generation=1, training_watermark_us=0, config_digest="")
 
