@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export PYTHONPATH :=
 export VIRTUAL_ENV :=
 
-.PHONY: help setup demo test test-slow check format bench proto clean
+.PHONY: help setup demo drill test test-slow check format bench proto clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,6 +23,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## the whole loop on real data, at most two minutes
 	$(BIN)/serving demo --task $(TASK)
+
+drill: $(STAMP)  ## plant bad and good challengers in a running loop, and see the gate stop, promote and undo them
+	$(BIN)/serving drill
 
 test: $(STAMP)  ## the test suite
 	$(BIN)/python -m pytest -m 'not slow'

@@ -22,7 +22,7 @@ from bandits.standing_baseline import starting_state
 from bandits.store import Store
 from ope.errors import SourceError
 from ope.estimate import Estimate
-from ope.gate_config import gate_config
+from ope.gate.config import gate_config
 from ope.tune import Goal, Judged, Tuning
 from ope.tune import tune as tuned
 from ope.tune_log import read_tuning_log

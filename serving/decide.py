@@ -11,17 +11,18 @@ from bandits.keys import decision_id, draw_key, sticky_key
 from bandits.loaded import LoadedPolicy
 from bandits.requests import Requests
 from bandits.slates import ABSENT
-from serving.tasks import CHAMPION_ARM
+from bandits.traffic import Assignment
 from serving.validate import Selection
 
 __all__ = ["Asked", "Decided", "decide", "draw_epoch"]
 
 
 class Asked(NamedTuple):
-    """A selection, who decides it, and whether that is so because of the kill switch."""
+    """A selection, who decides it, in which arm, and whether that is so because of the kill switch."""
 
     selection: Selection
     policy: LoadedPolicy
+    assignment: Assignment
     kill_switch: bool
 
 
@@ -45,9 +46,10 @@ class Decided(NamedTuple):
 def decide(asked: Sequence[Asked]) -> list[Decided]:
     """A decision for each, in order. Requests of one policy and shape go through its program together."""
     groups: dict[tuple[str, int, int], list[int]] = defaultdict(list)
-    for index, (selection, policy, _) in enumerate(asked):
-        shapes = selection.rules.shapes
-        groups[policy.digest, shapes.width(len(selection.candidates)), shapes.slot_count(selection.slate_size)].append(index)
+    for index, item in enumerate(asked):
+        selection, shapes = item.selection, item.selection.rules.shapes
+        width, slots = shapes.width(len(selection.candidates)), shapes.slot_count(selection.slate_size)
+        groups[item.policy.digest, width, slots].append(index)
     decided: dict[int, Decided] = {}
     for (_, width, slots), members in groups.items():
         answers = _decide_alike([asked[index] for index in members], width=width, slots=slots)
@@ -63,7 +65,7 @@ def draw_epoch(selection: Selection) -> int:
 
 def _decide_alike(asked: Sequence[Asked], *, width: int, slots: int) -> list[Decided]:
     policy = asked[0].policy
-    ids = [_decision_id(item.selection, policy) for item in asked]
+    ids = [_decision_id(item) for item in asked]
     requests = _requests(asked, ids, width)
     outputs = policy.decide(requests, slots=slots)
     rows = zip(*(column.tolist() for column in (outputs.slates, outputs.numerators, outputs.mean, outputs.scale)), strict=True)
@@ -86,9 +88,10 @@ def _decided(
     return Decided(asked, identifier, actions, counts, list(scores), list(uncertainties), values, batch, width)
 
 
-def _decision_id(selection: Selection, policy: LoadedPolicy) -> bytes:
-    tenant, task = selection.rules.key
-    return decision_id(tenant=tenant, task=task, request_id=selection.request_id, arm=CHAMPION_ARM, snapshot_digest=policy.digest)
+def _decision_id(asked: Asked) -> bytes:
+    (tenant, task), request_id = asked.selection.rules.key, asked.selection.request_id
+    arm, digest = asked.assignment.arm, asked.policy.digest
+    return decision_id(tenant=tenant, task=task, request_id=request_id, arm=arm, snapshot_digest=digest)
 
 
 def _requests(asked: Sequence[Asked], ids: Sequence[bytes], width: int) -> Requests:
@@ -103,7 +106,7 @@ def _requests(asked: Sequence[Asked], ids: Sequence[bytes], width: int) -> Reque
         slots=np.array([item.selection.slate_size for item in asked], np.int32),
         draw_key=np.stack([_key(item.selection, identifier) for item, identifier in zip(asked, ids, strict=True)]),
     )
-    for row, (selection, _, _) in enumerate(asked):
+    for row, selection in enumerate(item.selection for item in asked):
         count = len(selection.candidates)
         requests.actions[row, :count] = [index.get(action, cold) for action in selection.candidates]
         requests.features[row, :count] = selection.features

@@ -15,7 +15,6 @@ from protos.events_pb2 import (
 )
 from protos.policy_pb2 import Explanation, SelectResponse
 from serving.decide import Decided, draw_epoch
-from serving.tasks import CHAMPION_ARM
 from serving.validate import Selection
 
 __all__ = ["decision_event", "select_response"]
@@ -37,8 +36,8 @@ def decision_event(decided: Decided) -> Event:
         slots=_slots(decided),
         policy=policy.manifest.policy,
         snapshot_digest=policy.digest,
-        arm=CHAMPION_ARM,
-        arm_probability=1.0,
+        arm=decided.asked.assignment.arm,
+        arm_probability=decided.asked.assignment.probability,
         config_digest=rules.policy.config_digest,
         schema_digest=rules.schema_digest,
         bucket_batch=decided.bucket_batch,
@@ -60,8 +59,8 @@ def select_response(decided: Decided) -> SelectResponse:
         joint_propensity=math.prod(numerator / DENOMINATOR for numerator in decided.numerators),
         policy=policy.manifest.policy,
         snapshot_digest=policy.digest,
-        arm=CHAMPION_ARM,
-        arm_probability=1.0,
+        arm=decided.asked.assignment.arm,
+        arm_probability=decided.asked.assignment.probability,
         fallback=_fallback(decided),
         logged=True,
         explanations=_explanations(decided) if decided.asked.selection.explain else (),

@@ -24,7 +24,6 @@ from serving.engine import Answer, Engine
 from serving.errors import ServingError
 from serving.feedback import check_events
 from serving.fields import check_id, refused
-from serving.tasks import CHAMPION_ARM
 
 __all__ = ["BATCH_REQUESTS", "Servicer"]
 
@@ -58,8 +57,8 @@ class Servicer:
         """Tells the arm of a unit."""
         holder = self._engine.holder(tenant=request.tenant, task=request.task)
         check_id(request.unit_id, field="unit_id")
-        policy = holder.served.deciding
-        return AssignResponse(arm=CHAMPION_ARM, arm_probability=1.0, policy=policy.manifest.policy, snapshot_digest=policy.digest)
+        policy, (arm, probability) = holder.served.assigned(task=holder.rules.name, unit_id=request.unit_id)
+        return AssignResponse(arm=arm, arm_probability=probability, policy=policy.manifest.policy, snapshot_digest=policy.digest)
 
     def Feedback(self, request: FeedbackRequest, context: grpc.ServicerContext) -> FeedbackResponse:  # noqa: N802
         """Takes all events of a call into the feedback log, or none."""
