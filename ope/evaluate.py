@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from ope.errors import RowsError
 from ope.estimate import Estimate
-from ope.estimators import CATALOG, ON_POLICY, SLATE_ESTIMATORS, Estimator, estimator
+from ope.estimators import CATALOG, FAMILIES, ON_POLICY, SLATE_ESTIMATORS, Estimator, estimator
 from ope.moments import Moments
 from ope.rows import Batch
 
@@ -12,8 +12,12 @@ __all__ = ["applicable", "evaluate", "on_policy_mean"]
 
 
 def applicable(batch: Batch) -> list[str]:
-    """Estimators that can be made of such rows: those whose arrays are there, and for slates those that take slates."""
-    names = SLATE_ESTIMATORS if batch.reward.shape[1] > 1 else tuple(name for name in CATALOG if name not in SLATE_ESTIMATORS)
+    """Estimators that can be made of such rows: those whose arrays are there, and for slates those that take slates.
+
+    Families, whose number is the reader's choice, are left out.
+    """
+    single = tuple(name for name in CATALOG if name not in SLATE_ESTIMATORS and name not in FAMILIES)
+    names = SLATE_ESTIMATORS if batch.reward.shape[1] > 1 else single
     return [name for name in names if all(getattr(batch, array) is not None for array in CATALOG[name].needs)]
 
 

@@ -32,7 +32,7 @@ def test_evaluate_prints_estimates_and_the_on_policy_mean(capsys: pytest.Capture
     monkeypatch.setenv("COLUMNS", "140")
     code, out, _ = run(capsys, *OPEN_BANDIT, "--target", str(SAMPLE / "bts" / "all"), "--json")
     answer = json.loads(out)
-    assert code == 0 and list(answer["estimates"]) == ["ips", "snips", "dm", "dr"]
+    assert code == 0 and list(answer["estimates"]) == ["ips", "snips", "dm", "dr", "sndr"]
     assert answer["on_policy"]["on-policy, target's log"]["value"] == 0.0042
     assert answer["estimates"]["dm"]["effective_sample_size"] is None
     code, out, _ = run(capsys, *OPEN_BANDIT, "--target", str(SAMPLE / "bts" / "all"))
