@@ -5,6 +5,7 @@ import sys
 import typer
 
 from bandits.errors import BanditsError
+from ope.commands_coverage import coverage_command
 from ope.commands_evaluate import evaluate
 from ope.commands_gate import gate, promote, report, rollback, verdicts
 from ope.errors import OpeError
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 for command in (evaluate, gate, promote, rollback, report, verdicts):
     app.command()(command)
+app.command("coverage")(coverage_command)
 
 BAD_INPUT = 2
 # `ope gate` answers 2 for a veto, so its errors are 3.
