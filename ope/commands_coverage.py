@@ -27,21 +27,16 @@ def coverage_command(
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("logs", total=replications * len(designs))
-        found = list(
-            coverage(
-                designs,
-                replications=replications,
-                level=level,
-                seed=seed,
-                names=names,
-                advance=lambda done: progress.advance(bar, done),
-            )
+        asked = coverage(
+            designs, replications=replications, level=level, seed=seed, names=names, advance=lambda done: progress.advance(bar, done)
         )
-    if as_json:
-        for covered in found:
-            print(json.dumps(covered._asdict(), allow_nan=False))
-        return
-    Console().print(_table(found))
+        found = []
+        for covered in asked:
+            found.append(covered)
+            if as_json:
+                print(json.dumps(covered._asdict(), allow_nan=False), flush=True)
+    if not as_json:
+        Console().print(_table(found))
 
 
 def _table(found: list[Covered]) -> Table:

@@ -29,7 +29,7 @@ _SEARCHED = ("snips", "dr")
 _ROWS = 200_000
 _REPLICATES = 400
 # Logs of a design that they are asked of at most, plus what is left of a block.
-_SEARCHED_LOGS = 500
+_SEARCHED_LOGS = 200
 
 
 class Covered(NamedTuple):

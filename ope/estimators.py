@@ -46,6 +46,8 @@ class Estimator(NamedTuple):
     moments: Callable[[Batch], Moments]
     merge: Callable[[Moments, Moments], Moments]
     finish: Finish
+    # Terms of a batch that is checked already and has what it needs; None where moments are no sum of terms of one policy.
+    raw: Callable[[Batch], Terms] | None = None
 
 
 class Family(NamedTuple):
@@ -131,7 +133,7 @@ def entry_of(
     def finish(moments: Moments, level: float, interval: Interval = STUDENT_T) -> Estimate:
         return estimate_of(moments, level=level, interval=interval, doubts=doubts, assumption=assumption)
 
-    return Estimator(name, assumption, needs, terms, moments, merge, finish)
+    return Estimator(name, assumption, needs, terms, moments, merge, finish, make)
 
 
 def _on_policy(batch: Batch) -> Terms:

@@ -9,6 +9,7 @@ Golub and LeVeque (1979).
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from ope.errors import RowsError
 from ope.rows import Floats, Keys
 
-__all__ = ["Moments", "Terms", "gather", "merge", "squared_influence", "totals", "units"]
+__all__ = ["Moments", "Terms", "gather", "merge", "ones", "squared_influence", "totals", "units"]
 
 # Places of a row's numbers along the last axis; the weights' deviations follow.
 NUMERATOR, DENOMINATOR, WEIGHTS = 0, 1, 2
@@ -52,6 +53,14 @@ class Terms(NamedTuple):
     slot_value: Floats
     # Adds sum(normalised[:, l]) / sum(weight[:, l]) for each slot, f64[n, L]; where it is given, denominator is 1.
     normalised: Floats | None = None
+
+
+@lru_cache(maxsize=4)
+def ones(rows: int) -> Floats:
+    """The denominator of a mean: one array for all who ask, so that it is added up once (`ope.panel`). Not to be written to."""
+    column = np.ones(rows)
+    column.setflags(write=False)
+    return column
 
 
 def gather(policies: Sequence[Terms], *, unit: Keys | None) -> Moments:

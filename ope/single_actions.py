@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ope.errors import RowsError
-from ope.moments import Terms
+from ope.moments import Terms, ones
 from ope.rows import Batch, Floats
 
 __all__ = ["Taming", "corrected", "corrected_self_normalised", "importance", "model", "self_normalised"]
@@ -40,7 +40,7 @@ def self_normalised(batch: Batch, *, kind: str) -> Terms:
 def model(batch: Batch) -> Terms:
     """The reward model alone."""
     value = _column(batch, "v_target")
-    return Terms(value, np.ones(len(value)), np.zeros((len(value), 0)), np.zeros((len(value), 0)))
+    return Terms(value, ones(len(value)), np.zeros((len(value), 0)), np.zeros((len(value), 0)))
 
 
 def corrected(batch: Batch, *, kind: str, tame: Taming | None = None) -> Terms:
@@ -54,11 +54,11 @@ def corrected_self_normalised(batch: Batch, *, kind: str) -> Terms:
     """The same, the correction over the weights' own sum."""
     weight, value = _column(batch, kind)[:, None], _column(batch, "v_target")
     correction = weight * (batch.reward - _column(batch, "q_logged")[:, None])
-    return Terms(value, np.ones(len(value)), weight, value[:, None] + correction, normalised=correction)
+    return Terms(value, ones(len(value)), weight, value[:, None] + correction, normalised=correction)
 
 
 def _mean(numerator: Floats, weight: Floats) -> Terms:
-    return Terms(numerator, np.ones(len(numerator)), weight[:, None], numerator[:, None])
+    return Terms(numerator, ones(len(numerator)), weight[:, None], numerator[:, None])
 
 
 def _column(batch: Batch, name: str) -> Floats:

@@ -12,7 +12,7 @@ the reward from slot l on, at the logged item and averaged over the target's ite
 
 import numpy as np
 
-from ope.moments import Terms
+from ope.moments import Terms, ones
 from ope.rows import Batch, Floats
 
 __all__ = ["by_slot", "cascade", "normalised_by_slot", "normalised_whole", "whole"]
@@ -21,7 +21,7 @@ __all__ = ["by_slot", "cascade", "normalised_by_slot", "normalised_whole", "whol
 def whole(batch: Batch, *, kind: str) -> Terms:
     """The slate's reward under one weight for all of it: the last column of the array `kind`."""
     joint, weighted = _whole(batch, kind)
-    return Terms(weighted[:, 0], np.ones(len(joint)), joint, weighted)
+    return Terms(weighted[:, 0], ones(len(joint)), joint, weighted)
 
 
 def normalised_whole(batch: Batch, *, kind: str) -> Terms:
@@ -34,14 +34,14 @@ def by_slot(batch: Batch, *, kind: str) -> Terms:
     """Each slot's reward under its own weight, from the array `kind`."""
     weight: Floats = getattr(batch, kind)
     weighted = weight * batch.reward
-    return Terms(weighted.sum(axis=1), np.ones(len(weight)), weight, weighted)
+    return Terms(weighted.sum(axis=1), ones(len(weight)), weight, weighted)
 
 
 def normalised_by_slot(batch: Batch, *, kind: str) -> Terms:
     """The same, each slot over the sum of its own weights."""
     weight: Floats = getattr(batch, kind)
     weighted = weight * batch.reward
-    return Terms(np.zeros(len(weight)), np.ones(len(weight)), weight, weighted, normalised=weighted)
+    return Terms(np.zeros(len(weight)), ones(len(weight)), weight, weighted, normalised=weighted)
 
 
 def cascade(batch: Batch) -> Terms:
@@ -49,7 +49,7 @@ def cascade(batch: Batch) -> Terms:
     assert batch.weight is not None and batch.q_logged is not None and batch.v_target is not None
     before = np.concatenate([np.ones((len(batch.weight), 1)), batch.weight[:, :-1]], axis=1)
     value = batch.weight * (batch.reward - batch.q_logged) + before * batch.v_target
-    return Terms(value.sum(axis=1), np.ones(len(value)), batch.weight, value)
+    return Terms(value.sum(axis=1), ones(len(value)), batch.weight, value)
 
 
 def _whole(batch: Batch, kind: str) -> tuple[Floats, Floats]:
