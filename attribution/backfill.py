@@ -5,7 +5,7 @@ from pathlib import Path
 
 from attribution.deriver import Deriver, underived_events
 from attribution.errors import TableError
-from attribution.events import decode
+from attribution.decode import decode
 from attribution.positions import read_landed
 from attribution.settings import JoinConfig
 from attribution.sources import Partition, Source

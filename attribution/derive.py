@@ -105,9 +105,12 @@ def _winners(copies: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     repeated = copies.select(pl.struct(_IDENTITY).is_duplicated()).to_series()
     if not repeated.any():
         return copies, 0
-    several = copies.filter(repeated)
-    hashes = pl.Series("hash", [_content_hash(payload) for payload in several["payload"]], dtype=pl.Binary)
-    ranked = several.with_columns(hashes, append_time_us=pl.col("append_time_us").min().over(_IDENTITY)).sort("hash")
+    several = copies.filter(repeated).with_columns(
+        append_time_us=pl.col("append_time_us").min().over(_IDENTITY), differs=pl.col("payload").n_unique().over(_IDENTITY) > 1
+    )
+    # Copies are mostly equal to the byte: only those that are not need a hash.
+    hashes = [_content_hash(payload) if differs else b"" for payload, differs in several.select("payload", "differs").iter_rows()]
+    ranked = several.drop("differs").with_columns(pl.Series("hash", hashes, dtype=pl.Binary)).sort("hash")
     chosen = ranked.unique(_IDENTITY, keep="first", maintain_order=True).drop("hash")
     return pl.concat([copies.filter(~repeated), chosen]), several.height - chosen.height
 

@@ -51,9 +51,18 @@ class Deriver:
         landed: PositionedTable | None = None,
         at_point: Callable[[str], None] = no_point,
     ) -> None:
-        self._table, self._config, self._at_point = table, config, at_point
-        self.offsets: Offsets = read_derived(table.position, partitions)
-        self._lanes = {number: self._recovered(number, landed) for number in sorted({p.number for p in partitions})}
+        self._table, self._config, self._landed, self._at_point = table, config, landed, at_point
+        self.offsets: Offsets = {}
+        self._lanes: dict[int, _Lane] = {}
+        self.follow(partitions)
+
+    def follow(self, partitions: Sequence[Partition]) -> None:
+        """Derives these partitions from now on: those it had go on, those that are new are recovered from the tables."""
+        numbers = sorted({p.number for p in partitions})
+        new = [p for p in partitions if p.number not in self._lanes]
+        kept = {p: offset for p, offset in self.offsets.items() if p in partitions and p not in new}
+        self.offsets = {**kept, **read_derived(self._table.position, new)}
+        self._lanes = {number: self._lanes.get(number) or self._recovered(number) for number in numbers}
 
     @property
     def watermarks_us(self) -> Mapping[int, int]:
@@ -63,7 +72,7 @@ class Deriver:
     @property
     def final(self) -> bool:
         """True = every source of every partition has ended."""
-        return all(watermark == FINAL_US for watermark in self.watermarks_us.values())
+        return bool(self._lanes) and all(watermark == FINAL_US for watermark in self.watermarks_us.values())
 
     def derive(self, events: pl.DataFrame, *, offsets: Offsets) -> int:
         """Takes in the events up to `offsets` and commits what follows from them; the number of rows. Raises Fenced, TableError."""
@@ -85,7 +94,8 @@ class Deriver:
         stamped = _stamped(rows, partition=number, watermark_us=watermark_us, commit_seq=commits)
         return _Lane(state, LaneMarks(watermarks, commits, state.counts), pa.concat_tables([lane.rows, stamped]))
 
-    def _recovered(self, number: int, landed: PositionedTable | None) -> _Lane:
+    def _recovered(self, number: int) -> _Lane:
+        landed = self._landed
         marks = read_marks(self._table.position, number)
         nothing = OBSERVATION_SCHEMA.empty_table()
         if landed is None or not self.offsets:

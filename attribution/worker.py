@@ -14,7 +14,9 @@ import polars as pl
 import pyarrow as pa
 
 from attribution.deriver import Deriver, no_point, underived_events
-from attribution.events import EVENT_SCHEMA, decode
+from attribution.errors import Fenced
+from attribution.decode import decode
+from attribution.events import EVENT_SCHEMA
 from attribution.positions import landed_positions, read_landed
 from attribution.settings import JoinConfig
 from attribution.sources import Offsets, Source
@@ -45,13 +47,51 @@ class Worker:
     def __init__(self, source: Source, *, out: Path, config: JoinConfig, at_point: Callable[[str], None] = no_point) -> None:
         self._source, self._at_point = source, at_point
         self._landed = open_table(out / EVENTS_DIR, schema=EVENT_SCHEMA)
-        table = open_table(out / OBSERVATIONS_DIR, schema=OBSERVATION_SCHEMA)
-        partitions = source.partitions()
-        self.offsets: Offsets = read_landed(self._landed.position, partitions)
-        self._deriver = Deriver(table, partitions=partitions, config=config, landed=self._landed, at_point=at_point)
-        left = underived_events(self._landed, landed_offsets=self.offsets, derived=self._deriver.offsets)
+        self._observations = open_table(out / OBSERVATIONS_DIR, schema=OBSERVATION_SCHEMA)
+        self._config = config
+        self._restart()
+
+    def _restart(self) -> None:
+        """Begins where the tables say that the last commits ended."""
+        self._partitions = self._source.partitions()
+        self.offsets: Offsets = read_landed(self._landed.position, self._partitions)
+        self._deriver = Deriver(
+            self._observations, partitions=self._partitions, config=self._config, landed=self._landed, at_point=self._at_point
+        )
+        self._derive_left()
+
+    def reload(self) -> None:
+        """Throws away what it knows and begins again from the tables as they are now: what to do when another writer has moved them."""
+        for table in (self._landed, self._observations):
+            table.refresh()
+            table.forget({partition.number for partition in self._partitions})
+        self._restart()
+
+    def _follow(self) -> None:
+        """Lets go of the partitions that are another worker's now, and takes over those that have become this one's."""
+        partitions = self._source.partitions()
+        if partitions == self._partitions:
+            return
+        changed = {p.number for p in partitions} ^ {p.number for p in self._partitions}
+        for table in (self._landed, self._observations):
+            table.refresh()
+            table.forget(changed)
+        self._partitions = partitions
+        kept = {p: offset for p, offset in self.offsets.items() if p in partitions and p.number not in changed}
+        self.offsets = {**kept, **read_landed(self._landed.position, [p for p in partitions if p.number in changed])}
+        self._deriver.follow(partitions)
+        self._derive_left()
+
+    def _derive_left(self) -> None:
+        """Derives what has landed and is not derived: what a crash between the two hops leaves."""
         if self._deriver.offsets != self.offsets:
+            left = underived_events(self._landed, landed_offsets=self.offsets, derived=self._deriver.offsets)
             self._deriver.derive(left, offsets=self.offsets)
+
+    @property
+    def shared(self) -> bool:
+        """True = other workers derive the other partitions."""
+        return self._source.shared
 
     @property
     def final(self) -> bool:
@@ -60,6 +100,7 @@ class Worker:
 
     def cycle(self) -> Progress:
         """One micro-batch through both hops; nothing is committed where nothing came. Raises Fenced, TableError, SourceError."""
+        self._follow()
         raws, offsets = self._source.fetch(self.offsets)
         if offsets == self.offsets:
             return Progress(0, 0)
@@ -84,7 +125,7 @@ def run_worker(worker: Worker, *, poll_s: float, stop: threading.Event, until_fi
     """
     while not stop.is_set():
         began = time.monotonic()
-        progress = worker.cycle()
+        progress = _cycle(worker)
         on_progress(progress)
         if until_final and worker.final and not progress.events:
             return
@@ -92,6 +133,18 @@ def run_worker(worker: Worker, *, poll_s: float, stop: threading.Event, until_fi
             stop.wait(max(0.0, poll_s - (time.monotonic() - began)))
 
 
+def _cycle(worker: Worker) -> Progress:
+    """One cycle; where the partitions are shared, a commit that another worker has forestalled is taken back: reload, and seek."""
+    for _ in range(_FENCES if worker.shared else 0):
+        try:
+            return worker.cycle()
+        except Fenced:
+            worker.reload()
+    return worker.cycle()
+
+
+# Another member takes a partition over while a batch is under way; more often than this in a row it is no rebalance, but a rival.
+_FENCES = 3
 # A micro-batch as large as this means that more is waiting.
 _BACKLOG = 20_000
 
