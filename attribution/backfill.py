@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from attribution.decode import decode
 from attribution.deriver import Deriver, underived_events
 from attribution.errors import TableError
-from attribution.decode import decode
 from attribution.positions import read_landed
 from attribution.settings import JoinConfig
 from attribution.sources import Partition, Source
@@ -14,6 +14,9 @@ from attribution.worker import EVENTS_DIR, OBSERVATIONS_DIR, Progress
 from protos.observations import OBSERVATION_SCHEMA
 
 __all__ = ["backfill_landed", "backfill_source"]
+
+# An end can lie behind the last record (a torn tail, the marks of a transaction); a broker that is slow answers a fetch with nothing too.
+_QUIET_FETCHES = 20
 
 
 def backfill_landed(landed: Path, *, out: Path, config: JoinConfig) -> Progress:
@@ -32,10 +35,13 @@ def backfill_source(source: Source, *, out: Path, config: JoinConfig, on_progres
     deriver = Deriver(_empty_table(out), partitions=source.partitions(), config=config)
     ends = source.end_offsets()
     events, rows = 0, 0
-    while any(deriver.offsets.get(partition, 0) < end for partition, end in ends.items()):
+    quiet = 0
+    while any(deriver.offsets.get(partition, 0) < end for partition, end in ends.items()) and quiet < _QUIET_FETCHES:
         raws, offsets = source.fetch(deriver.offsets)
         if offsets == deriver.offsets:
-            break
+            quiet += 1
+            continue
+        quiet = 0
         frame = decode(raws)
         done = Progress(frame.height, deriver.derive(frame, offsets=offsets))
         events, rows = events + done.events, rows + done.rows

@@ -1,8 +1,8 @@
 """What may stand around an event in a Kafka message: a schema registry's header, or an Arrow stream of many events. Pure.
 
-    Event                     a tag first, which is never 0 and never 0xFF
-    Confluent framing         0x00, schema id (4 bytes, big-endian), message indexes (zigzag varints: how many, and each), then an Event
-    Arrow IPC stream          0xFFFFFFFF first; one binary column `payload`, each value an Event. Worth it from about 500 events a message
+Event                     a tag first, which is never 0 and never 0xFF
+Confluent framing         0x00, schema id (4 bytes, big-endian), message indexes (zigzag varints: how many, and each), then an Event
+Arrow IPC stream          0xFFFFFFFF first; one binary column `payload`, each value an Event. Worth it from about 500 events a message
 """
 
 import itertools

@@ -66,7 +66,9 @@ class PositionedTable:
                 if last:
                     raise Fenced(f"{self.path}: other writers commit in between ({error}); stop one of the two and start again") from error
             except (DeltaError, OSError) as error:
-                raise TableError(f"{self.path}: {rows.num_rows} rows could not be written ({error}); mend the disk and start again") from error
+                raise TableError(
+                    f"{self.path}: {rows.num_rows} rows could not be written ({error}); mend the disk and start again"
+                ) from error
         self._known |= positions
 
     def refresh(self) -> None:

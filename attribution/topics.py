@@ -21,22 +21,23 @@ _NEEDED = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete"
 
 
 def ensure_topics(
-    bootstrap: str, *, partitions: int, replicas: int, retention_s: float, settings: Mapping[str, Any] | None = None
+    bootstrap: str, *, partitions: int, replicas: int, retention_s: float, prefix: str = "", settings: Mapping[str, Any] | None = None
 ) -> dict[str, str]:
     """Topic -> "made" or "there already". Raises SourceError if the broker refuses, or a topic that is there can't be joined."""
+    topics = [prefix + topic for topic in TOPICS]
     admin = AdminClient({**(settings or {}), "bootstrap.servers": bootstrap})
     try:
         known = admin.list_topics(timeout=_TIMEOUT_S).topics
         config = {**_NEEDED, "retention.ms": str(round(retention_s * 1000))}
-        absent = [topic for topic in TOPICS if topic not in known]
+        absent = [topic for topic in topics if topic not in known]
         made = admin.create_topics([NewTopic(topic, partitions, replicas, config=config) for topic in absent]) if absent else {}
         for future in made.values():
             future.result(_TIMEOUT_S)
-        present = [topic for topic in TOPICS if topic in known]
+        present = [topic for topic in topics if topic in known]
         _check(admin, present, counts={topic: len(known[topic].partitions) for topic in present}, partitions=partitions)
     except KafkaException as error:
         raise SourceError(f"--bootstrap {bootstrap}: {error}; start the broker, or ask for what it allows") from error
-    return {topic: "made" if topic in absent else "there already" for topic in TOPICS}
+    return {topic: "made" if topic in absent else "there already" for topic in topics}
 
 
 def _check(admin: AdminClient, topics: Sequence[str], *, counts: Mapping[str, int], partitions: int) -> None:

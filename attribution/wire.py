@@ -30,7 +30,7 @@ Columns = Callable[[Sequence[bytes]], pa.RecordBatch]
 
 
 def event_columns(payloads: Sequence[bytes]) -> pa.RecordBatch:
-    """One row a payload, one struct column a kind (null = another kind) with every field of it; a payload that is no event is null in all."""
+    """One row a payload, one struct column a kind with every field of it; null = another kind, null in all = no event."""
     return _sound(payloads, _reader(events_pb2.Event.DESCRIPTOR))
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
+from attribution.decode import decode
 from attribution.deriver import Deriver, no_point, underived_events
 from attribution.errors import Fenced
-from attribution.decode import decode
 from attribution.events import EVENT_SCHEMA
 from attribution.positions import landed_positions, read_landed
 from attribution.settings import JoinConfig
@@ -23,7 +23,10 @@ from attribution.sources import Offsets, Source
 from attribution.tables import open_table
 from protos.observations import OBSERVATION_SCHEMA
 
-__all__ = ["EVENTS_DIR", "OBSERVATIONS_DIR", "Progress", "Worker", "run_worker"]
+__all__ = ["EVENTS_DIR", "OBSERVATIONS_DIR", "POINTS", "Progress", "Worker", "run_worker"]
+
+# Where a cycle can be cut: before it seeks and fetches, before and after each of the two commits, before and after the group's.
+POINTS = ("followed", "fetched", "landed", "stepped", "derived", "committed")
 
 # Names of the two tables below --out.
 EVENTS_DIR = "events"
@@ -41,7 +44,7 @@ class Progress:
 class Worker:
     """Joins what a source brings into the tables below `out`; goes on where an earlier one stopped.
 
-    `at_point` is called with the name of each point between two effects: "fetched", "landed", "stepped", "derived", "committed".
+    `at_point` is called with the name of each point between two effects, in this order: POINTS.
     """
 
     def __init__(self, source: Source, *, out: Path, config: JoinConfig, at_point: Callable[[str], None] = no_point) -> None:
@@ -94,6 +97,11 @@ class Worker:
         return self._source.shared
 
     @property
+    def partition_numbers(self) -> frozenset[int]:
+        """Numbers of the partitions that this worker derives now."""
+        return frozenset(partition.number for partition in self._partitions)
+
+    @property
     def final(self) -> bool:
         """True = every source has sent its final heartbeat, and what came before it is derived."""
         return self._deriver.final
@@ -101,6 +109,7 @@ class Worker:
     def cycle(self) -> Progress:
         """One micro-batch through both hops; nothing is committed where nothing came. Raises Fenced, TableError, SourceError."""
         self._follow()
+        self._at_point("followed")
         raws, offsets = self._source.fetch(self.offsets)
         if offsets == self.offsets:
             return Progress(0, 0)
