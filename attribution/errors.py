@@ -3,6 +3,7 @@
     AttributionError
     ├── SourceError     a log or a broker cannot be read as asked
     │   └── LostRecords     records between our offset and the oldest one there is are gone
+    ├── RewardFunctionError     the user's own reward function is absent, or gives something else than rewards
     └── TableError      a table cannot be opened, read or written
         └── Fenced          another writer has moved the table on: this one is a zombie and must stop
 
@@ -10,7 +11,7 @@ A message, a log file or a config that is wrong raises the errors of `protos.err
 quarantined with a reason (see `admission.REASONS`).
 """
 
-__all__ = ["AttributionError", "Fenced", "LostRecords", "SourceError", "TableError"]
+__all__ = ["AttributionError", "Fenced", "LostRecords", "RewardFunctionError", "SourceError", "TableError"]
 
 
 class AttributionError(Exception):
@@ -23,6 +24,10 @@ class SourceError(AttributionError):
 
 class LostRecords(SourceError):
     """The source no longer holds the record at which reading was to go on."""
+
+
+class RewardFunctionError(AttributionError):
+    """The user's own reward function can't be loaded, or its result is no reward."""
 
 
 class TableError(AttributionError):
