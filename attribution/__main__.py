@@ -1,8 +1,10 @@
 """The command `attribution`."""
 
 import dataclasses
+import datetime
 import json
 import os
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,19 +15,28 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from attribution.backfill import backfill_landed, backfill_source
+from attribution.backfill import TimeRange, backfill_landed, backfill_source
+from attribution.datasets import query as run_query
+from attribution.datasets import write_rows
+from attribution.dead_letters import by_producer
+from attribution.dead_letters import dead_letters as letters_of
 from attribution.embedded_source import EmbeddedSource
 from attribution.errors import AttributionError
+from attribution.housekeeping import compact, delete_unit
+from attribution.housekeeping import expire as expire_tables
 from attribution.kafka_source import KafkaSource
+from attribution.lint import lint as lint_files
 from attribution.membership import Membership
+from attribution.producer import EventProducer
 from attribution.settings import JoinConfig, config_parts, load_join_config
 from attribution.sources import Source
-from attribution.status import report
+from attribution.status import landed_events, needed_since_us, report
 from attribution.topics import ensure_topics
+from attribution.watermarks import FINAL_US
 from attribution.worker import Progress, Worker, run_worker
 from protos.command import print_config, refusing, until_signalled
 from protos.errors import ProtosError
-from protos.task import load_tasks
+from protos.task import DEFAULT_TENANT, load_tasks
 
 __all__ = ["app", "main"]
 
@@ -110,6 +121,11 @@ def backfill(
     tasks: Tasks = Path("configs/tasks"),
     overrides: Overrides = None,
     print_config_only: PrintConfig = False,
+    from_us: Annotated[int, typer.Option(help="Decisions from this time on, microseconds since the epoch.", min=0)] = 0,
+    until_us: Annotated[int, typer.Option(help="Decisions before this time, microseconds since the epoch.", min=1)] = FINAL_US,
+    deletions: Annotated[
+        Path | None, typer.Option(help="Directory of the tables whose deletions are to be obeyed; default: --out.", metavar="DIR")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Derive all observations again, from landed events (--events), a log (--logs) or Kafka (--bootstrap), into a new directory."""
@@ -120,11 +136,13 @@ def backfill(
     given = [flag for flag in (events, logs, bootstrap) if flag is not None]
     if len(given) != 1:
         raise AttributionError(f"backfill takes one of --events, --logs and --bootstrap, not {len(given)}")
-    done = (
-        backfill_landed(events, out=out, config=config)
-        if events
-        else _replayed(config, out=out, logs=logs, client=_Client(bootstrap, settings=_settings(kafka), prefix=prefix))
-    )
+    within = TimeRange(from_us, until_us)
+    if events:
+        done = backfill_landed(events, out=out, config=config, within=within)
+    else:
+        client = _Client(bootstrap, settings=_settings(kafka), prefix=prefix)
+        opened = _source("embedded" if logs else "kafka", logs=logs, client=client)
+        done = _replayed(config, out=out, source=opened, within=within, deletions=deletions)
     _print({"events": done.events, "rows": done.rows}, as_json)
 
 
@@ -153,6 +171,117 @@ def status(
         ends = opened.end_offsets()
         opened.close()
     _print(report(out, config=config, ends=ends), as_json)
+
+
+@app.command("dead-letters")
+@refusing(AttributionError, ProtosError)
+def dead_letters(
+    out: Out = Path("var/joined"),
+    tasks: Tasks = Path("configs/tasks"),
+    reason: Annotated[str | None, typer.Option(help="Only those with this reason.")] = None,
+    resend: Annotated[bool, typer.Option("--resend", help="Send them again to the topic and partition where they were.")] = False,
+    bootstrap: Bootstrap = None,
+    kafka: KafkaSettings = None,
+    prefix: Prefix = "",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what the join can't use, by place and reason, with the rate of each producer; send it again when its cause is mended."""
+    landed = landed_events(out)
+    letters = letters_of(landed, config=load_join_config(tasks, overrides=overrides or []))
+    letters = letters if reason is None else letters.filter(letters["reason"] == reason)
+    if resend:
+        client = _Client(bootstrap, settings=_settings(kafka), prefix=prefix)
+        with EventProducer(client.address, prefix=prefix, settings=client.settings) as producer:
+            for topic, partition, payload in letters.select("topic", "partition", "payload").iter_rows():
+                producer.resend(topic, partition, payload)
+    rates = by_producer(letters, landed).to_dicts()
+    _print({"letters": letters.drop("payload").to_dicts(), "by_producer": rates, "sent_again": letters.height if resend else 0}, as_json)
+
+
+@app.command()
+@refusing(AttributionError, ProtosError)
+def lint(
+    files: Annotated[list[Path], typer.Argument(help="Sample messages: one message a file, or a log (*.log).", exists=True)],
+    tasks: Tasks = Path("configs/tasks"),
+    as_json: AsJson = False,
+) -> None:
+    """Look at sample messages before a producer goes live: exit code 1 if the join would refuse one."""
+    found = lint_files(files, config=load_join_config(tasks))
+    _print({"messages": found, "faults": sum(finding["fault"] is not None for finding in found)}, as_json)
+    if any(finding["fault"] for finding in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+@refusing(AttributionError)
+def query(
+    sql: Annotated[str, typer.Argument(help="One SELECT, e.g. 'SELECT * FROM action_daily'.")],
+    out: Out = Path("var/joined"),
+    to: Annotated[Path | None, typer.Option(help="Write the rows to this file (.parquet or .csv).", metavar="FILE")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """SQL over observations, exposures, action_daily, events, signals and unit_activity(at_us, window_s)."""
+    rows = run_query(out, sql)
+    if to is not None:
+        write_rows(rows, to)
+        _print({"rows": rows.num_rows, "file": str(to)}, as_json)
+    elif as_json:
+        print(json.dumps(rows.to_pylist(), default=_plain))
+    else:
+        table = Table(*rows.schema.names)
+        for row in rows.to_pylist():
+            table.add_row(*(str(_plain(value)) for value in row.values()))
+        Console().print(table)
+
+
+@app.command("delete-unit")
+@refusing(AttributionError)
+def delete_unit_command(
+    unit: Annotated[str, typer.Argument(help="Unit id, as in its events.")],
+    out: Out = Path("var/joined"),
+    tenant: Annotated[str, typer.Option(help="Tenant that owns the unit.")] = DEFAULT_TENANT,
+    until_us: Annotated[
+        int | None, typer.Option(help="Delete what happened up to this time, microseconds since the epoch; default: now.", min=1)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a unit: from both tables, their history, and every later run and backfill."""
+    now_us = time.time_ns() // 1_000
+    _print(dict(delete_unit(out, tenant=tenant, unit_id=unit, until_us=until_us or now_us, now_us=now_us)), as_json)
+
+
+@app.command()
+@refusing(AttributionError, ProtosError)
+def expire(
+    out: Out = Path("var/joined"),
+    tasks: Tasks = Path("configs/tasks"),
+    events_days: Annotated[float, typer.Option(help="Age at which landed events go, days.", min=0.0)] = 30.0,
+    observations_days: Annotated[float, typer.Option(help="Age at which observations go, days.", min=0.0)] = 400.0,
+    apply: Annotated[bool, typer.Option("--apply", help="Do it; without this, say what would go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let go of events and observations by age; the account stays closed. A dry run unless --apply is given."""
+    now_us, day_us = time.time_ns() // 1_000, 86_400 * 1_000_000
+    cuts = {
+        "events_before_us": now_us - round(events_days * day_us),
+        "observations_before_us": now_us - round(observations_days * day_us),
+    }
+    held_since_us = needed_since_us(out, config=load_join_config(tasks))
+    found = expire_tables(out, **cuts, held_since_us=held_since_us, apply=apply)
+    _print({**dataclasses.asdict(found), "applied": apply}, as_json)
+
+
+@app.command("compact")
+@refusing(AttributionError)
+def compact_command(
+    owner: Annotated[str, typer.Option(help="Name of the one process that compacts these tables; another name is refused.")],
+    out: Out = Path("var/joined"),
+    keep_hours: Annotated[float, typer.Option(help="Files that a reader of the last hours may need stay.", min=0.0)] = 24.0,
+    as_json: AsJson = False,
+) -> None:
+    """Merge small files of the tables and remove the old ones."""
+    _print(dict(compact(out, owner=owner, keep_s=keep_hours * 3600.0)), as_json)
 
 
 class _Total:
@@ -224,18 +353,21 @@ def _source(name: str, *, logs: Path | None, client: _Client, members: Membershi
     raise AttributionError(f"--source {name}: unknown; known: embedded, kafka")
 
 
-def _replayed(config: JoinConfig, *, out: Path, logs: Path | None, client: "_Client") -> Progress:
-    opened = _source("embedded" if logs else "kafka", logs=logs, client=client)
+def _replayed(config: JoinConfig, *, out: Path, source: Source, within: TimeRange, deletions: Path | None) -> Progress:
     try:
-        return backfill_source(opened, out=out, config=config, on_progress=lambda progress: None)
+        return backfill_source(source, out=out, config=config, on_progress=lambda progress: None, within=within, deletions=deletions)
     finally:
-        opened.close()
+        source.close()
 
 
 def _print_config(tasks: Path, overrides: list[str]) -> None:
     for task in load_tasks(tasks, overrides=overrides).values():
         print(f"# task {task.name}")
         print_config(config_parts(task), flags=overrides)
+
+
+def _plain(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else str(value) if isinstance(value, datetime.date) else value
 
 
 def _print(values: dict[str, Any], as_json: bool) -> None:

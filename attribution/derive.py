@@ -47,10 +47,12 @@ _NOT_IN_LOG = (events_pb2.FALLBACK_REASON_LOG_FULL, events_pb2.FALLBACK_REASON_C
 
 
 class Derived(NamedTuple):
-    """Rows parallel to the decisions (DECISION_COLUMNS and DERIVED_COLUMNS), and how many events counted as what."""
+    """Rows parallel to the decisions (DECISION_COLUMNS and DERIVED_COLUMNS), how many events counted as what, and the events that are
+    refused or late, with their `reason`."""
 
     rows: pa.Table
     counts: Mapping[str, int]
+    refused: pl.DataFrame = pl.DataFrame()
 
 
 def derive(
@@ -67,7 +69,7 @@ def derive(
     feedback = _with_parts(feedback, peers=decisions if peers is None else peers, config=config)
     body = decision_table(decisions["payload"].to_list())
     places = exposure.places(body)
-    mine, counts = _standing(heads, feedback)
+    mine, refused, counts = _standing(heads, feedback)
     shown = exposure.expose(mine.filter(pl.col("kind") == "impression"), places=places, body=body)
     seen = places.with_columns(shown.seen)
     paid = outcomes.attribute(mine.filter(pl.col("kind") == "reward"), places=seen, outcomes=config.outcome_frame)
@@ -80,7 +82,8 @@ def derive(
     derived = _columns(heads, body=body, places=places, shown=shown, scored=scored, corrected=_corrected(heads, shown, paid))
     for name, column in derived.items():
         body = body.append_column(name, column)
-    return Derived(_with_own_rewards(body, config), {name: count for name, count in counts.items() if count})
+    events = [refused, *(frame.select(refused.columns) for frame in (shown.refused_events, paid.refused_events))]
+    return Derived(_with_own_rewards(body, config), {name: count for name, count in counts.items() if count}, pl.concat(events))
 
 
 def _with_parts(feedback: pl.DataFrame, *, peers: pl.DataFrame, config: JoinConfig) -> pl.DataFrame:
@@ -103,8 +106,8 @@ def _with_own_rewards(rows: pa.Table, config: JoinConfig) -> pa.Table:
     return rows
 
 
-def _standing(heads: pl.DataFrame, feedback: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The events that stand after steps 1 to 3 (and 4 for impressions), with `row` and what their decision says; and the counts."""
+def _standing(heads: pl.DataFrame, feedback: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, int]]:
+    """The events that stand after steps 1 to 3 (and 4 for impressions), with `row` and their decision's words; the refused; the counts."""
     theirs = heads.select("decision_id", "row", "unit_id", "tenant", "task", *_LIMITS, decided_us="event_time_us")
     mine = feedback.join(theirs, on="decision_id", how="inner", suffix="_decided")
     closed_us = pl.col("decided_us") + pl.col("window_us")
@@ -127,7 +130,8 @@ def _standing(heads: pl.DataFrame, feedback: pl.DataFrame) -> tuple[pl.DataFrame
     counts |= {"duplicates": duplicates, "outside_window": int((outside & standing["credit"].is_null()).sum())}
     known_us = pl.max_horizontal("append_time_us", "peers_append_us")
     kept = standing.filter(~outside).with_columns(corrects=known_us >= closed_us + pl.col("grace_us"))
-    return kept, counts
+    refused = judged.drop_nulls("verdict").select(*feedback.columns, reason="verdict")
+    return kept, refused, counts
 
 
 _LIMITS = ("impression_us", "window_us", "grace_us", "late_us", "slate_age_us")
@@ -146,8 +150,8 @@ def _winners(copies: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     hashes = [_content_hash(payload) if differs else b"" for payload, differs in several.select("payload", "differs").iter_rows()]
     ranked = several.drop("differs").with_columns(pl.Series("hash", hashes, dtype=pl.Binary)).sort("hash")
     chosen = ranked.unique(_IDENTITY, keep="first", maintain_order=True).drop("hash")
-    fallen = several["credit"].is_null().sum() - chosen["credit"].is_null().sum()
-    return pl.concat([copies.filter(~repeated), chosen]), int(fallen)
+    fallen = several["credit"].null_count() - chosen["credit"].null_count()
+    return pl.concat([copies.filter(~repeated), chosen]), fallen
 
 
 def _content_hash(payload: bytes) -> bytes:

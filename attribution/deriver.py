@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from attribution.admission import judge
 from attribution.events import EVENT_SCHEMA, empty_events
-from attribution.join import JoinState, empty_state, rebuild, step
+from attribution.join import JoinState, empty_state, rebuild, step, without
 from attribution.positions import LaneMarks, derived_positions, read_derived, read_marks
 from attribution.settings import JoinConfig
 from attribution.sources import Offsets, Partition
@@ -84,6 +84,10 @@ class Deriver:
         self.offsets = offsets
         self._at_point("derived")
         return int(rows.num_rows)
+
+    def erase(self, deletions: pl.DataFrame) -> None:
+        """Forgets what deletions cover of the open windows."""
+        self._lanes = {number: dataclasses.replace(lane, state=without(lane.state, deletions)) for number, lane in self._lanes.items()}
 
     def _stepped(self, number: int, lane: _Lane, events: pl.DataFrame) -> _Lane:
         mine = events.filter(pl.col("partition") == number)

@@ -20,6 +20,7 @@ class Exposure(NamedTuple):
     overridden_rows: np.ndarray[Any, Any]
     corrected_rows: np.ndarray[Any, Any]
     refused: Mapping[str, int]
+    refused_events: pl.DataFrame
     events: int
 
 
@@ -56,8 +57,13 @@ def expose(impressions: pl.DataFrame, *, places: pl.DataFrame, body: pa.Table) -
         overridden_rows=standing.filter(~pl.col("as_decided"))["row"].unique().to_numpy(),
         corrected_rows=standing.filter("corrects")["row"].unique().to_numpy(),
         refused={"no_candidate": refused.len()} if refused.len() else {},
+        refused_events=_numbered(impressions, refused).with_columns(reason=pl.lit("no_candidate")),
         events=impressions.height - refused.len(),
     )
+
+
+def _numbered(impressions: pl.DataFrame, numbers: pl.Series) -> pl.DataFrame:
+    return impressions.with_row_index("impression").filter(pl.col("impression").is_in(numbers.implode()))
 
 
 def _times(standing: pl.DataFrame, *, rows: int) -> pa.Array:

@@ -19,12 +19,13 @@ import pyarrow as pa
 from attribution.admission import judge, quarantined
 from attribution.credit import unattributed
 from attribution.derive import DERIVED_COLUMNS, Derived, derive
+from attribution.erasure import erased_rows
 from attribution.events import EVENT_SCHEMA
 from attribution.settings import JoinConfig
 from attribution.watermarks import FINAL_US
 from protos.observations import OBSERVATION_SCHEMA
 
-__all__ = ["COUNTS", "STAMPS", "JoinState", "Stepped", "empty_state", "rebuild", "step"]
+__all__ = ["COUNTS", "STAMPS", "JoinState", "Stepped", "empty_state", "rebuild", "step", "without"]
 
 # Columns of an observation that the writer adds when it commits the row.
 STAMPS = ("partition", "watermark_us", "commit_seq")
@@ -145,6 +146,13 @@ def rebuild(
         pl.Series(rows["decision_id"].combine_chunks()).is_in(list(revisions)).not_() if rows.num_rows else pl.Series([], dtype=pl.Boolean)
     )
     return Stepped(dataclasses.replace(state, decisions=decisions, counts=dict(counts)), rows.filter(unwritten.to_arrow()))
+
+
+def without(state: JoinState, deletions: pl.DataFrame) -> JoinState:
+    """The state without what deletions cover."""
+    decisions = state.decisions.filter(~erased_rows(state.decisions, deletions))
+    feedback = state.feedback.filter(~erased_rows(state.feedback, deletions))
+    return dataclasses.replace(state, decisions=decisions, feedback=feedback)
 
 
 def _with_decisions(state: JoinState, fresh: pl.DataFrame) -> tuple[pl.DataFrame, int]:

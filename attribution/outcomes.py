@@ -19,6 +19,7 @@ class Attributed(NamedTuple):
 
     events_frame: pl.DataFrame
     refused: Mapping[str, int]
+    refused_events: pl.DataFrame
     outside_window: int
     events: int
 
@@ -48,7 +49,8 @@ def attribute(rewards: pl.DataFrame, *, places: pl.DataFrame, outcomes: pl.DataF
     direct = inside.filter(pl.col("credit").is_null())
     refused = dict(direct.drop_nulls("fault").group_by("fault").len().iter_rows())
     outside = int(known["credit"].is_null().sum()) - direct.height
-    return Attributed(standing.with_columns(slot), refused, outside, direct.height - sum(refused.values()))
+    faulty = direct.drop_nulls("fault").with_columns(reason="fault")
+    return Attributed(standing.with_columns(slot), refused, faulty, outside, direct.height - sum(refused.values()))
 
 
 def _inside() -> pl.Expr:

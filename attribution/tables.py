@@ -18,7 +18,14 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from attribution.errors import Fenced, TableError
 
-__all__ = ["PositionedTable", "open_table", "text"]
+__all__ = ["DELETIONS_DIR", "EVENTS_DIR", "OBSERVATIONS_DIR", "PositionedTable", "open_table", "text"]
+
+# Names of the tables below --out.
+EVENTS_DIR = "events"
+OBSERVATIONS_DIR = "observations"
+DELETIONS_DIR = "deletions"
+# Statistics of a file stand in the table's log and outlive the file: none may tell of a unit. These are what reads are pruned by.
+_STATISTICS = ("kind", "topic", "partition", "offset", "event_time_us", "append_time_us", "decision_time_us", "commit_seq", "task")
 
 
 # How often an append is tried again when something that is not about its positions has come between.
@@ -111,15 +118,26 @@ def open_table(path: Path, *, schema: pa.Schema | None) -> PositionedTable:
     try:
         if schema is not None:
             path.mkdir(parents=True, exist_ok=True)
-            deltalake.DeltaTable.create(path, schema=schema, mode="ignore")
+            pruned = ",".join(name for name in _STATISTICS if name in schema.names)
+            columns = {"delta.dataSkippingStatsColumns": pruned} if pruned else {"delta.dataSkippingNumIndexedCols": "0"}
+            deltalake.DeltaTable.create(path, schema=schema, mode="ignore", configuration=columns)
         handle = deltalake.DeltaTable(path)
     except TableNotFoundError as error:
         raise TableError(f"{path}: no table; start `attribution run`, or give the directory that was its --out") from error
     except (DeltaError, OSError) as error:
         raise TableError(f"{path}: cannot be opened as a table ({error}); give another --out") from error
     if schema is not None:
+        _add_new_columns(handle, schema=schema)
         _refuse_other_columns(handle, schema=schema, path=path)
     return PositionedTable(handle, path=path)
+
+
+def _add_new_columns(handle: Any, *, schema: pa.Schema) -> None:
+    """A table of an older version gets the columns that it lacks; its old rows have null there."""
+    known = set(handle.to_pyarrow_dataset().schema.names)
+    if known and known < set(schema.names):
+        lacking = pa.schema([field for field in schema if field.name not in known])
+        handle.alter.add_columns(deltalake.Schema.from_arrow(lacking).fields)
 
 
 def _refuse_other_columns(handle: Any, *, schema: pa.Schema, path: Path) -> None:

@@ -14,23 +14,22 @@ import polars as pl
 import pyarrow as pa
 
 from attribution.decode import decode
+from attribution.deletions import Deletions
 from attribution.deriver import Deriver, no_point, underived_events
+from attribution.erasure import erase
 from attribution.errors import Fenced
 from attribution.events import EVENT_SCHEMA
+from attribution.housekeeping import erase_tables
 from attribution.positions import landed_positions, read_landed
 from attribution.settings import JoinConfig
 from attribution.sources import Offsets, Source
-from attribution.tables import open_table
+from attribution.tables import EVENTS_DIR, OBSERVATIONS_DIR, open_table
 from protos.observations import OBSERVATION_SCHEMA
 
 __all__ = ["EVENTS_DIR", "OBSERVATIONS_DIR", "POINTS", "Progress", "Worker", "run_worker"]
 
 # Where a cycle can be cut: before it seeks and fetches, before and after each of the two commits, before and after the group's.
 POINTS = ("followed", "fetched", "landed", "stepped", "derived", "committed")
-
-# Names of the two tables below --out.
-EVENTS_DIR = "events"
-OBSERVATIONS_DIR = "observations"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +50,9 @@ class Worker:
         self._source, self._at_point = source, at_point
         self._landed = open_table(out / EVENTS_DIR, schema=EVENT_SCHEMA)
         self._observations = open_table(out / OBSERVATIONS_DIR, schema=OBSERVATION_SCHEMA)
-        self._config = config
+        self._config, self._out = config, out
+        self._deletions = Deletions(out)
+        self._erased = self._deletions.now()
         self._restart()
 
     def _restart(self) -> None:
@@ -85,6 +86,18 @@ class Worker:
         self._deriver.follow(partitions)
         self._derive_left()
 
+    def _erase_new(self) -> None:
+        """Obeys deletions that have been asked for since the last cycle: in the tables, which a batch under way then may have refilled,
+        and in what is remembered of the open windows."""
+        deletions = self._deletions.now()
+        if deletions.height == self._erased.height:
+            return
+        self._erased = deletions
+        erase_tables(self._out, deletions)
+        for table in (self._landed, self._observations):
+            table.refresh()
+        self._deriver.erase(deletions)
+
     def _derive_left(self) -> None:
         """Derives what has landed and is not derived: what a crash between the two hops leaves."""
         if self._deriver.offsets != self.offsets:
@@ -109,11 +122,12 @@ class Worker:
     def cycle(self) -> Progress:
         """One micro-batch through both hops; nothing is committed where nothing came. Raises Fenced, TableError, SourceError."""
         self._follow()
+        self._erase_new()
         self._at_point("followed")
         raws, offsets = self._source.fetch(self.offsets)
         if offsets == self.offsets:
             return Progress(0, 0)
-        events = decode(raws)
+        events = erase(decode(raws), self._erased)
         self._at_point("fetched")
         self._land(events, offsets)
         self._at_point("landed")

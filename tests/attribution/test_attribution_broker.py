@@ -15,8 +15,9 @@ from attribution.kafka_source import KafkaSource
 from attribution.membership import Membership
 from attribution.settings import JoinConfig, load_join_config
 from attribution.status import report
+from attribution.tables import OBSERVATIONS_DIR
 from attribution.topics import ensure_topics
-from attribution.worker import OBSERVATIONS_DIR, POINTS, Worker
+from attribution.worker import POINTS, Worker
 from protos.events_pb2 import Event
 from protos.observation_reader import latest_revisions
 from tests.attribution.event_kit import task_directory
