@@ -54,9 +54,12 @@ def query(out: Path, sql: str) -> pa.Table:
         database.register("revisions", deltalake.DeltaTable(out / OBSERVATIONS_DIR).to_pyarrow_dataset())
         try:
             database.execute(_DEFINITIONS)
-            return database.execute(sql).to_arrow_table()
+            rows = database.sql(sql)
         except duckdb.Error as error:
             raise QueryError(f"query: {error}; tables: {', '.join(VIEWS)}, unit_activity(at_us, window_s)") from error
+        if rows is None:
+            raise QueryError("query: gave no rows; give one SELECT")
+        return rows.to_arrow_table()
 
 
 def write_rows(rows: pa.Table, file: Path) -> None:

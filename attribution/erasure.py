@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from attribution.events import EVENT_COLUMNS
 
-__all__ = ["DELETION_SCHEMA", "ERASED", "EXPIRED", "PERSONAL", "erase", "erased_rows", "predicate"]
+__all__ = ["DELETION_SCHEMA", "ERASED", "EXPIRED", "PERSONAL", "decisions_with", "erase", "erased_rows", "events_at"]
 
 ERASED, EXPIRED = "erased", "expired"
 # What an event loses.
@@ -43,13 +43,19 @@ def erase(events: pl.DataFrame, deletions: pl.DataFrame) -> pl.DataFrame:
     return events.with_columns(**blank, fault=pl.when(gone).then(pl.lit(ERASED)).otherwise("fault"))
 
 
-def predicate(deletions: pl.DataFrame, *, time: str) -> str:
-    """The rows that deletions cover, as a condition of a Delta table."""
+def events_at(places: pl.DataFrame) -> str:
+    """The events at these places (topic, partition, offset), as a condition of a Delta table.
+
+    The condition is kept in the table's log, so it must not name the unit.
+    """
+    grouped = places.group_by("topic", "partition", maintain_order=True).agg(pl.col("offset").unique().sort())
     return " OR ".join(
-        f"(tenant = '{_quoted(tenant)}' AND unit_id = '{_quoted(unit)}' AND {time} <= {until})"
-        for tenant, unit, until in deletions.select("tenant", "unit_id", "until_us").iter_rows()
+        f"(topic = '{topic}' AND partition = {number} AND offset IN ({', '.join(map(str, offsets))}))"
+        for topic, number, offsets in grouped.iter_rows()
     )
 
 
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
+def decisions_with(ids: pl.Series) -> str:
+    """The rows of these decisions, as a condition of a Delta table."""
+    literals = sorted(f"X'{one.hex()}'" for one in ids)
+    return f"decision_id IN ({', '.join(literals)})"

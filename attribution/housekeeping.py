@@ -12,7 +12,7 @@ import deltalake
 import polars as pl
 
 from attribution.deletions import read_deletions, request_deletion
-from attribution.erasure import ERASED, EXPIRED, PERSONAL, predicate
+from attribution.erasure import ERASED, EXPIRED, PERSONAL, decisions_with, erased_rows, events_at
 from attribution.errors import TableError
 from attribution.tables import EVENTS_DIR, OBSERVATIONS_DIR, open_table
 
@@ -39,12 +39,19 @@ def delete_unit(out: Path, *, tenant: str, unit_id: str, until_us: int, now_us: 
 
 def erase_tables(out: Path, deletions: pl.DataFrame) -> Mapping[str, int]:
     """Takes what deletions cover out of the tables: events are emptied, observations deleted, old files removed."""
-    events, observations = (_handle(out / name) for name in (EVENTS_DIR, OBSERVATIONS_DIR))
-    emptied = _empty(events, f"({predicate(deletions, time='event_time_us')})", fault=ERASED)
-    deleted = observations.delete(predicate(deletions, time="decision_time_us"))["num_deleted_rows"]
+    places = ["topic", "partition", "offset"]
+    landed = open_table(out / EVENTS_DIR, schema=None).read(columns=[*places, "tenant", "unit_id", "event_time_us"])
+    lost = landed.filter(erased_rows(landed, deletions))
+    joined = open_table(out / OBSERVATIONS_DIR, schema=None).read(columns=["decision_id", "tenant", "unit_id", "decision_time_us"])
+    rows = joined.filter(erased_rows(joined, deletions, time="decision_time_us"))
+    events, observations = _handle(out / EVENTS_DIR), _handle(out / OBSERVATIONS_DIR)
+    if lost.height:
+        _empty(events, f"({events_at(lost)})", fault=ERASED)
+    if rows.height:
+        observations.delete(decisions_with(rows["decision_id"].unique()))
     for table in (events, observations):
         _vacuum(table)
-    return {"events": emptied, "observations": int(deleted)}
+    return {"events": lost.height, "observations": rows.height}
 
 
 def expire(out: Path, *, events_before_us: int, observations_before_us: int, held_since_us: int, apply: bool) -> Expiry:
