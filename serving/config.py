@@ -20,6 +20,8 @@ class ServerConfig(config.StrictModel):
     threads: int = pydantic.Field(default=4, ge=1, le=256)
     #: Calls that may run or wait at once, 1..65,536; one more is refused with RESOURCE_EXHAUSTED.
     max_concurrent_rpcs: int = pydantic.Field(default=256, ge=1, le=65_536)
+    #: SelectStream calls that may be open at once, 0..256; each keeps a thread of its own, and one more is refused.
+    max_streams: int = pydantic.Field(default=4, ge=0, le=256)
     #: Largest message taken, bytes, 1 KiB..8 MiB (a log record holds twice that).
     max_message_bytes: int = pydantic.Field(default=4 << 20, ge=1 << 10, le=8 << 20)
     #: Longest that a call may wait for a thread, seconds, > 0; then DEADLINE_EXCEEDED. Caps any longer deadline of the caller.

@@ -15,17 +15,17 @@ from grpc_reflection.v1alpha import reflection
 
 from bandits.first import ensure_champion
 from bandits.store import Store
-from protos import policy_pb2, policy_pb2_grpc
+from protos import policy_pb2
 from protos.log_files import DECISIONS, FEEDBACK
 from protos.task import TaskFile
+from serving.calls import CallHandler, Method, Stream
 from serving.config import ServerConfig
 from serving.decision_log import LogWriter, Stamp, stamp_append, stamp_decision
 from serving.engine import Engine
 from serving.errors import ServingError
 from serving.heartbeats import Heartbeats, heartbeat_event
 from serving.idempotency import RequestMemory
-from serving.interceptor import ErrorInterceptor
-from serving.servicer import Servicer
+from serving.servicer import Servicer, result
 from serving.snapshots import SnapshotHolder, SnapshotWatch
 from serving.tasks import TaskRules, rules_by_key
 
@@ -97,15 +97,17 @@ class Server:
 
     def _grpc_server(self) -> Any:
         config = self._config
-        interceptors: Any = [ErrorInterceptor(deadline_cap_s=config.deadline_cap_s, new_error_id=_new_id)]
+        methods = CallHandler(
+            _methods(self._servicer()), deadline_cap_s=config.deadline_cap_s, max_streams=config.max_streams, new_error_id=_new_id
+        )
         server = grpc.server(
-            concurrent.futures.ThreadPoolExecutor(config.threads, thread_name_prefix="call"),
-            interceptors=interceptors,
+            # A stream keeps its thread for as long as it lives.
+            concurrent.futures.ThreadPoolExecutor(config.threads + config.max_streams, thread_name_prefix="call"),
+            handlers=[methods],
             maximum_concurrent_rpcs=config.max_concurrent_rpcs,
             # Two servers on one port would share the calls between two decision logs without saying so.
             options=[("grpc.max_receive_message_length", config.max_message_bytes), ("grpc.so_reuseport", 0)],
         )
-        policy_pb2_grpc.add_PolicyServiceServicer_to_server(self._servicer(), server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
             reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -114,7 +116,7 @@ class Server:
     def _servicer(self) -> Servicer:
         engine = Engine(
             holders=self._holders,
-            append=self._decisions.append,
+            append=self._decisions.append_decisions,
             memory=RequestMemory(entries=self._config.remembered_requests),
             new_request_id=_new_id,
         )
@@ -133,6 +135,19 @@ class Server:
 
     def _rules(self) -> list[TaskRules]:
         return [holder.rules for holder in self._holders.values()]
+
+
+def _methods(servicer: Servicer) -> dict[str, Method | Stream]:
+    """The calls of the service by full name."""
+    messages = policy_pb2
+    return {
+        f"/{_SERVICE}/Select": Method(messages.SelectRequest.FromString, servicer.select),
+        f"/{_SERVICE}/SelectBatch": Method(messages.SelectBatchRequest.FromString, servicer.select_batch),
+        f"/{_SERVICE}/SelectStream": Stream(messages.SelectRequest.FromString, servicer.select_or_say, result),
+        f"/{_SERVICE}/Assign": Method(messages.AssignRequest.FromString, servicer.assign),
+        f"/{_SERVICE}/Feedback": Method(messages.FeedbackRequest.FromString, servicer.feedback),
+        f"/{_SERVICE}/GetPolicy": Method(messages.GetPolicyRequest.FromString, servicer.get_policy),
+    }
 
 
 def _now_us() -> int:

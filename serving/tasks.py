@@ -50,6 +50,8 @@ class TaskRules:
     catalogue: tuple[str, ...]
     shapes: Shapes
     known_actions: frozenset[str]
+    #: Encoded features of a candidate that names none, little-endian float32.
+    default_features: bytes
 
     @property
     def name(self) -> str:
@@ -84,6 +86,7 @@ def parse_rules(task: TaskFile) -> TaskRules:
         catalogue=tuple(schema.actions),
         shapes=compiled_shapes(policy, limits),
         known_actions=frozenset(schema.actions),
+        default_features=schema.encode_action({}).vector.astype("<f4").tobytes(),
     )
 
 
