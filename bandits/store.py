@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from bandits.durable import append_line, make_folder, read_json, read_lines, read_record, sync_names, write_whole
 from bandits.errors import ChampionMoved, StoreError, UnknownSnapshot, VerdictRefused
 from bandits.loaded import LoadedPolicy, encode_snapshot, load_policy, read_snapshot
+from bandits.pointer import Pointer, begun, promoted, rolled_back
 from bandits.snapshots import MANIFEST_FILE, Draft, Manifest, Snapshot, decode_manifest
 from protos import config
 
@@ -31,17 +32,6 @@ __all__ = ["Challenger", "Pointer", "Store"]
 
 # A task's name that can be a folder on every system; as long as a name may be.
 _FOLDER = re.compile(r"[\w-][\w.-]{0,127}")
-
-
-class Pointer(NamedTuple):
-    """Which snapshot serves. `generation` counts the moves; `verdict` is the id of the one quoted; `baseline` is the first champion."""
-
-    digest: str
-    previous: str
-    verdict: str
-    generation: int
-    moved_us: int
-    baseline: str
 
 
 class Challenger(NamedTuple):
@@ -110,7 +100,7 @@ class Store:
         with self._locked():
             pointer = self.champion()
             kept = {item.digest for item in self.challengers()} | set(self.digests()[-keep:] if keep else [])
-            kept |= {pointer.digest, pointer.previous, pointer.baseline} if pointer else set()
+            kept |= {pointer.digest, pointer.previous, pointer.baseline, pointer.challenger} if pointer else set()
             removed = [digest for digest in self.digests() if digest not in kept]
             for digest in removed:
                 shutil.rmtree(self.snapshot_dir(digest))
@@ -128,14 +118,15 @@ class Store:
             if (standing := self.champion()) is not None:
                 raise ChampionMoved(f"champion: the task has one already ({standing.digest}); promote a challenger instead")
             self._known(digest)
-            pointer = Pointer(digest=digest, previous="", verdict="", generation=1, moved_us=now_us, baseline=digest)
-            return self._move(pointer, action="begin", actor=actor, reason="first champion")
+            return self._move(begun(digest, now_us=now_us), action="begin", actor=actor, reason="first champion")
 
-    def promote(self, digest: str, *, verdict: Mapping[str, Any], expected: Pointer | None, now_us: int, actor: str) -> Pointer:
-        """Moves the champion to `digest`, quoting the verdict that allows it.
+    def promote(
+        self, digest: str, *, verdict: Mapping[str, Any], expected: Pointer | None, now_us: int, actor: str, share: float = 1.0
+    ) -> Pointer:
+        """Gives `digest` a share of the traffic, in (0, 1), or with 1 the champion's place, quoting the verdict that allows it.
 
         `verdict` has the keys `decision` ("promote"), `challenger` (= digest) and `champion` (= expected.digest). Raises
-        VerdictRefused for another one, ChampionMoved if the pointer is no longer `expected`.
+        VerdictRefused for another one or a share that does not grow, ChampionMoved if the pointer is no longer `expected`.
         """
         if verdict.get("decision") != "promote" or verdict.get("challenger") != digest:
             raise VerdictRefused(
@@ -149,22 +140,21 @@ class Store:
             if verdict.get("champion") != standing.digest:
                 raise VerdictRefused(f"verdict: judged against {verdict.get('champion')!r}, but {standing.digest} serves; judge again")
             self._known(digest)
-            moved = standing._replace(
-                digest=digest, previous=standing.digest, verdict=verdict_id, generation=standing.generation + 1, moved_us=now_us
-            )
-            return self._move(moved, action="promote", actor=actor, reason="verdict")
+            moved = promoted(standing, digest, verdict_id=verdict_id, share=share, now_us=now_us)
+            return self._move(moved, action="promote" if share == 1 else "stage", actor=actor, reason="verdict", quoted=verdict_id)
 
-    def rollback(self, *, reason: str, now_us: int, actor: str) -> Pointer:
-        """Restores the previous champion, quoting the verdict that is undone. Raises StoreError if there is none."""
+    def rollback(self, *, reason: str, now_us: int, actor: str, evidence: str = "") -> Pointer:
+        """Takes a staged challenger's share away, or restores the previous champion; the audit log quotes the verdict that is undone.
+
+        `evidence`: id of a kept verdict that says why, quoted too. Raises StoreError if there is nothing to go back to.
+        """
         with self._locked():
             standing = self.champion()
-            if standing is None or not standing.previous:
+            if standing is None:
                 raise StoreError("champion: there is no previous one to roll back to")
-            self._known(standing.previous)
-            moved = standing._replace(
-                digest=standing.previous, previous=standing.digest, generation=standing.generation + 1, moved_us=now_us
-            )
-            return self._move(moved, action="rollback", actor=actor, reason=reason)
+            moved = rolled_back(standing, now_us=now_us)
+            self._known(moved.digest)
+            return self._move(moved, action="rollback", actor=actor, reason=reason, quoted=standing.quoted, evidence=evidence)
 
     @property
     def kill_switch(self) -> bool:
@@ -242,9 +232,9 @@ class Store:
     def _put_challenger(self, challenger: Challenger) -> None:
         write_whole(self._path / "challengers" / f"{challenger.digest}.json", json.dumps(challenger._asdict()).encode())
 
-    def _move(self, pointer: Pointer, *, action: str, actor: str, reason: str) -> Pointer:
+    def _move(self, pointer: Pointer, *, action: str, actor: str, reason: str, **quotes: str) -> Pointer:
         write_whole(self._path / "champion.json", json.dumps(pointer._asdict(), indent=1).encode())
-        self._audit({"action": action, "actor": actor, "reason": reason, "time_us": pointer.moved_us, **pointer._asdict()})
+        self._audit({"action": action, "actor": actor, "reason": reason, "time_us": pointer.moved_us, **quotes, **pointer._asdict()})
         return pointer
 
     def _audit(self, entry: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The decision: a batch of checked requests, as rows of words through the policy, to slates and the numerators they were drawn from. Pure."""
+"""The decision: checked requests, as rows of words through the policy, to slates and the numerators they were drawn from. Pure."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,17 +8,18 @@ import numpy as np
 from bandits.keys import decision_id, sticky_key
 from bandits.loaded import LoadedPolicy
 from bandits.packed import RowLayout
-from serving.tasks import CHAMPION_ARM
+from bandits.traffic import Assignment
 from serving.validate import Selection
 
 __all__ = ["Asked", "Decided", "decide", "draw_epoch"]
 
 
 class Asked(NamedTuple):
-    """A selection, who decides it, and whether that is so because of the kill switch."""
+    """A selection, who decides it, in which arm, and whether that is so because of the kill switch."""
 
     selection: Selection
     policy: LoadedPolicy
+    assignment: Assignment
     kill_switch: bool
 
 
@@ -46,7 +47,7 @@ class Decided(NamedTuple):
 def decide(asked: Sequence[Asked]) -> list[Decided]:
     """A decision for each, in groups: requests of one policy and shape go through its program together."""
     groups: dict[tuple[str, bool, int, int], list[int]] = {}
-    for place, (selection, policy, kill_switch) in enumerate(asked):
+    for place, (selection, policy, _, kill_switch) in enumerate(asked):
         shapes = selection.rules.shapes
         shape = (shapes.width(len(selection.candidates.actions)), shapes.slot_count(selection.slate_size))
         groups.setdefault((policy.digest, kill_switch, *shape), []).append(place)
@@ -65,7 +66,7 @@ def draw_epoch(selection: Selection) -> int:
 def _decide_alike(places: list[int], asked: list[Asked], *, width: int, slots: int) -> Decided:
     policy, rules = asked[0].policy, asked[0].selection.rules
     layout = RowLayout(rules.context_size, width, rules.feature_size)
-    ids = [_decision_id(item.selection, policy) for item in asked]
+    ids = [_decision_id(item) for item in asked]
     keys = [_draw_key(item.selection, identifier) for item, identifier in zip(asked, ids, strict=True)]
     rows = b"".join([_row(item.selection, policy, key, layout) for item, key in zip(asked, keys, strict=True)])
     outputs = policy.decide_rows(np.frombuffer(rows, np.uint32).reshape(len(asked), layout.words), layout=layout, slots=slots)
@@ -73,9 +74,10 @@ def _decide_alike(places: list[int], asked: list[Asked], *, width: int, slots: i
     return Decided(places, asked, ids, keys, *(column.tolist() for column in columns), bucket_candidates=width)
 
 
-def _decision_id(selection: Selection, policy: LoadedPolicy) -> bytes:
-    tenant, task = selection.rules.key
-    return decision_id(tenant=tenant, task=task, request_id=selection.request_id, arm=CHAMPION_ARM, snapshot_digest=policy.digest)
+def _decision_id(asked: Asked) -> bytes:
+    (tenant, task), request_id = asked.selection.rules.key, asked.selection.request_id
+    arm, digest = asked.assignment.arm, asked.policy.digest
+    return decision_id(tenant=tenant, task=task, request_id=request_id, arm=arm, snapshot_digest=digest)
 
 
 def _draw_key(selection: Selection, identifier: bytes) -> bytes:

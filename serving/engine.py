@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from bandits.traffic import PINNED_ARM, whole
 from protos.policy_pb2 import SelectRequest, SelectResponse
 from serving.decide import Asked, decide
 from serving.errors import ServingError
@@ -117,7 +118,9 @@ class Engine:
 
 
 def _asked(selection: Selection, served: Served) -> Asked:
-    return Asked(selection, served.pinned(selection.pinned), served.kill_switch)
+    if selection.pinned:
+        return Asked(selection, served.pinned(selection.pinned), whole(PINNED_ARM), served.kill_switch)
+    return Asked(selection, *served.assigned(task=selection.rules.name, unit_id=selection.unit_id), served.kill_switch)
 
 
 def _body_hash(message: SelectRequest) -> bytes:

@@ -15,7 +15,6 @@ from protos.policy_pb2 import Explanation, SelectResponse
 from serving.decide import Asked, Decided, draw_epoch
 from serving.errors import RequestRefused
 from serving.fields import refused
-from serving.tasks import CHAMPION_ARM
 from serving.validate import Selection, refuse_unsound
 from serving.wire import double, length_delimited, slot_numbers
 
@@ -87,7 +86,7 @@ def _shared(asked: Asked, batch: int, width: int) -> _Shared:
     policy, rules = asked.policy, asked.selection.rules
     fallback = FALLBACK_REASON_KILL_SWITCH if asked.kill_switch else FALLBACK_REASON_UNSPECIFIED
     about = (rules.tenant, rules.name, rules.policy.config_digest, rules.schema_digest, rules.policy.section.draw_by)
-    decided_by = (policy.manifest.policy, policy.digest, CHAMPION_ARM, 1.0, fallback)
+    decided_by = (policy.manifest.policy, policy.digest, *asked.assignment, fallback)
     return _shared_by(about, decided_by, batch, width, draw_epoch(asked.selection))
 
 

@@ -23,7 +23,6 @@ from serving.errors import ServingError
 from serving.feedback import check_events
 from serving.fields import check_id, refused
 from serving.gathering import Gathering
-from serving.tasks import CHAMPION_ARM
 from serving.wire import length_delimited
 
 __all__ = ["BATCH_REQUESTS", "Servicer", "result"]
@@ -63,8 +62,8 @@ class Servicer:
         """Tells the arm of a unit."""
         holder = self._engine.holder(tenant=request.tenant, task=request.task)
         check_id(request.unit_id, field="unit_id")
-        policy = holder.served.deciding
-        response = AssignResponse(arm=CHAMPION_ARM, arm_probability=1.0, policy=policy.manifest.policy, snapshot_digest=policy.digest)
+        policy, (arm, probability) = holder.served.assigned(task=holder.rules.name, unit_id=request.unit_id)
+        response = AssignResponse(arm=arm, arm_probability=probability, policy=policy.manifest.policy, snapshot_digest=policy.digest)
         return response.SerializeToString()
 
     def feedback(self, request: FeedbackRequest) -> bytes:

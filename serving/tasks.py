@@ -11,12 +11,10 @@ from protos.errors import ConfigError
 from protos.task import TaskFile
 from serving.config import Limits, Traffic
 
-__all__ = ["CHAMPION_ARM", "Shapes", "TaskKey", "TaskRules", "compiled_shapes", "parse_rules", "rules_by_key"]
+__all__ = ["Shapes", "TaskKey", "TaskRules", "compiled_shapes", "parse_rules", "rules_by_key"]
 
 # Tenant and name: the same name may exist for several tenants.
 TaskKey = tuple[str, str]
-# The arm of a task without an experiment.
-CHAMPION_ARM = "champion"
 # Two compiled widths of candidate lists lie at most this far apart: a compilation costs about a second, padding its share of a call.
 _WIDTH_STEP = 8
 
