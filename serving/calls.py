@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from serving.errors import DeadlineExceeded, Overloaded, RequestRefused, ServerFault, ServingError
+from serving.observers import Observer
 
 __all__ = ["CallHandler", "Method", "Stream", "status_of"]
 
@@ -35,13 +36,6 @@ class Stream(NamedTuple):
     decode: Callable[[bytes], Any]
     answer: Callable[[Any], bytes]
     refuse: Callable[[ServingError], bytes]
-
-
-class Observer:
-    """What is told of each call, for metrics and traces. This one listens to nothing."""
-
-    def ended(self, method: str, code: str, seconds: float) -> None:
-        """A call ended with a status, so many seconds after it arrived."""
 
 
 class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]

@@ -71,7 +71,7 @@ def _decide_alike(places: list[int], asked: list[Asked], *, width: int, slots: i
     rows = b"".join([_row(item.selection, policy, key, layout) for item, key in zip(asked, keys, strict=True)])
     outputs = policy.decide_rows(np.frombuffer(rows, np.uint32).reshape(len(asked), layout.words), layout=layout, slots=slots)
     columns = (outputs.slates, outputs.numerators, outputs.mean, outputs.scale, outputs.sound, outputs.bucket_batch)
-    return Decided(places, asked, ids, keys, *(column.tolist() for column in columns), bucket_candidates=width)
+    return Decided(places, asked, ids, keys, *(column.tolist() for column in columns), width)
 
 
 def _decision_id(asked: Asked) -> bytes:

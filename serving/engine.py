@@ -7,9 +7,11 @@ from typing import NamedTuple
 from bandits.traffic import PINNED_ARM, whole
 from protos.policy_pb2 import SelectRequest, SelectResponse
 from serving.decide import Asked, decide
-from serving.errors import ServingError
+from serving.errors import LogUnavailable, ServingError
+from serving.fallback import unlogged
 from serving.idempotency import RequestKey, RequestMemory
-from serving.record import record
+from serving.observers import Observed, Observer
+from serving.record import Recorded, record
 from serving.snapshots import Served, SnapshotHolder
 from serving.tasks import TaskKey, TaskRules
 from serving.validate import Selection, find_task, validate
@@ -38,16 +40,20 @@ class Engine:
         append: Callable[[Sequence[bytes]], object],
         memory: RequestMemory,
         new_request_id: Callable[[], str],
+        fall_back: bool = False,
+        observer: Observer | None = None,
     ) -> None:
         """`append` puts serialised Decisions into the decision log and sets their time, or raises LogUnavailable.
 
-        `new_request_id` names a request that has no id.
+        `new_request_id` names a request that has no id. `fall_back`: answer with unlogged fallbacks while the log takes nothing.
         """
         self.rules: Mapping[TaskKey, TaskRules] = {key: holder.rules for key, holder in holders.items()}
         self._holders = holders
         self._append = append
         self._memory = memory
         self._new_request_id = new_request_id
+        self._fall_back = fall_back
+        self._observer = observer or Observer()
 
     def holder(self, *, tenant: str, task: str) -> SnapshotHolder:
         """Who serves a task, empty tenant = "default". Raises NotFound."""
@@ -62,6 +68,7 @@ class Engine:
 
         Raises LogUnavailable if the log takes nothing: then no request is answered, and each may be sent again.
         """
+        started_s = self._observer.timer()
         answers: list[Answer] = [b""] * len(messages)
         admitted: list[_Admitted] = []
         for position, message in enumerate(messages):
@@ -69,13 +76,14 @@ class Engine:
                 found = self._admit(position, message)
             except ServingError as error:
                 answers[position] = error
+                self._observer.refused(error.code)
                 continue
             if isinstance(found, bytes):
                 answers[position] = found
             else:
                 admitted.append(found)
         if admitted:
-            self._decide(admitted, answers)
+            self._decide(admitted, answers, started_s)
         return answers
 
     def _admit(self, position: int, message: SelectRequest) -> _Admitted | bytes:
@@ -96,21 +104,38 @@ class Engine:
             self._memory.release(key)
             raise
 
-    def _decide(self, admitted: Sequence[_Admitted], answers: list[Answer]) -> None:
+    def _decide(self, admitted: Sequence[_Admitted], answers: list[Answer], started_s: float) -> None:
+        timer = self._observer.timer
+        admitted_s = timer()
         try:
             recorded = [item for group in decide([item.asked for item in admitted]) for item in record(group)]
-            self._append([item.body for item in recorded if item.fault is None])
-        except BaseException:
+            bodies = [item.body for item in recorded if item.fault is None]
+            decided_s = timer()
+            self._append(bodies)
+        except BaseException as error:
             for item in admitted:
                 self._forget(item)
+            if self._fall_back and isinstance(error, LogUnavailable):
+                return self._answer_unlogged(admitted, answers)
             raise
-        for place, _, response, fault in recorded:
-            item = admitted[place]
-            if fault is not None:
-                self._forget(item)
-            elif item.key is not None:
-                self._memory.keep(item.key, answer=response)
-            answers[item.position] = response if fault is None else fault
+        for made in recorded:
+            self._settle(admitted[made.place], made, answers)
+        appended_s = timer()
+        self._observer.batch(Observed(len(admitted), len(bodies), admitted_s - started_s, decided_s - admitted_s, appended_s - decided_s))
+
+    def _settle(self, item: _Admitted, made: Recorded, answers: list[Answer]) -> None:
+        """Answers a request whose decision stands in the log, or that has none."""
+        if made.fault is not None:
+            self._forget(item)
+            self._observer.refused(made.fault.code)
+        elif item.key is not None:
+            self._memory.keep(item.key, answer=made.response)
+        answers[item.position] = made.response if made.fault is None else made.fault
+
+    def _answer_unlogged(self, admitted: Sequence[_Admitted], answers: list[Answer]) -> None:
+        for item in admitted:
+            answers[item.position] = unlogged(item.asked)
+            self._observer.fell_back()
 
     def _forget(self, item: _Admitted) -> None:
         if item.key is not None:

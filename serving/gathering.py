@@ -25,7 +25,7 @@ class _Waiting(Generic[Request, Answer]):
     def __init__(self, request: Request) -> None:
         self.request = request
         self.answer: Answer | None = None
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
         self.done = threading.Lock()
         self.done.acquire()
 
@@ -33,9 +33,11 @@ class _Waiting(Generic[Request, Answer]):
 class Gathering(Generic[Request, Answer]):
     """Calls `answer_all` with one or more requests, from one thread at a time. Thread-safe."""
 
-    def __init__(self, answer_all: Callable[[Sequence[Request]], Sequence[Answer]], *, most: int) -> None:
-        """`most`: requests of one call."""
+    def __init__(self, answer_all: Callable[[Sequence[Request]], Sequence[Answer]], *, most: int, common: type[Exception]) -> None:
+        """`most`: requests of one call; `common`: an error that holds for all of them. After any other each is tried alone: a request
+        that breaks something breaks it for nobody else."""
         self._answer_all = answer_all
+        self._common = common
         self._most = most
         self._queue: deque[_Waiting[Request, Answer]] = deque()
         self._leading = threading.Lock()
@@ -61,11 +63,19 @@ class Gathering(Generic[Request, Answer]):
         queue = self._queue
         batch = [queue.popleft() for _ in range(min(len(queue), self._most))]
         try:
-            for item, answer in zip(batch, self._answer_all([item.request for item in batch]) if batch else (), strict=True):
-                item.answer = answer
-        except BaseException as error:
-            for item in batch:
-                item.error = error
+            self._answer_batch(batch)
         finally:
             for item in batch:
                 item.done.release()
+
+    def _answer_batch(self, batch: Sequence[_Waiting[Request, Answer]]) -> None:
+        try:
+            for item, answer in zip(batch, self._answer_all([item.request for item in batch]) if batch else (), strict=True):
+                item.answer = answer
+        except Exception as error:
+            if len(batch) > 1 and not isinstance(error, self._common):
+                for item in batch:
+                    self._answer_batch([item])
+                return
+            for item in batch:
+                item.error = error

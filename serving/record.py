@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -96,7 +96,7 @@ def _shared_by(
 ) -> _Shared:
     tenant, task, config_digest, schema_digest, draw_by = about
     names = ("policy", "snapshot_digest", "arm", "arm_probability", "fallback")
-    common = dict(zip(names, decided_by, strict=True))
+    common: dict[str, Any] = dict(zip(names, decided_by, strict=True))
     decision = Decision(
         tenant=tenant,
         task=task,

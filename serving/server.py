@@ -5,19 +5,22 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
 
 from bandits.first import ensure_champion
 from bandits.store import Store
 from protos import policy_pb2
+from protos.events_pb2 import Event
 from protos.log_files import DECISIONS, FEEDBACK
 from protos.task import TaskFile
+from serving.bounds import LogBounds, LogGuard
 from serving.calls import CallHandler, Method, Stream
 from serving.config import ServerConfig
 from serving.decision_log import LogWriter, Stamp, stamp_append, stamp_decision
@@ -25,7 +28,9 @@ from serving.engine import Engine
 from serving.errors import ServingError
 from serving.heartbeats import Heartbeats, heartbeat_event
 from serving.idempotency import RequestMemory
+from serving.metrics import Metrics, Watched
 from serving.servicer import Servicer, result
+from serving.shipping import Lag, Shipper, kafka_producer
 from serving.snapshots import SnapshotHolder, SnapshotWatch
 from serving.tasks import TaskRules, rules_by_key
 
@@ -51,6 +56,13 @@ class Server:
         self._decisions = self._log(logs / DECISIONS, stamp_decision)
         self._feedback = self._log(logs / FEEDBACK, stamp_append)
         self._health = health.HealthServicer()
+        self.metrics = Metrics(now_us=_now_us)
+        self._shippers = {name: self._shipper(logs / name) for name in (DECISIONS, FEEDBACK) if config.bootstrap}
+        self._guards = {name: self._guard(logs / name) for name in (DECISIONS, FEEDBACK)}
+        self.metrics.watch(Watched(list(self._holders.values()), self._shippers, self._guards))
+        self._metrics_server: Any = None
+        #: Where Prometheus may ask, or empty.
+        self.metrics_address = ""
         self._drained = False
         self._threads: list[SnapshotWatch | Heartbeats] = []
         self._grpc = self._grpc_server()
@@ -64,14 +76,17 @@ class Server:
     def start(self) -> None:
         """Answers health at once and the rest once every task is warm, which it waits for."""
         self._set_health(_NOT_SERVING)
+        self._serve_metrics()
         self._grpc.start()
+        for shipper in self._shippers.values():
+            shipper.start()
         for key, holder in self._holders.items():
             started_s = time.monotonic()
             ensure_champion(self._stores[key], holder.rules.policy, now_us=_now_us(), actor="serving")
             holder.start()
             _logger.info("task %s: warm after %.1f s, %s decides", key[1], time.monotonic() - started_s, holder.served.deciding.digest)
         self._threads = [
-            SnapshotWatch(list(self._holders.values()), poll_s=self._config.poll_s),
+            SnapshotWatch(list(self._holders.values()), poll_s=self._config.poll_s, jitter_s=self._config.reload_jitter_s),
             Heartbeats(self._decisions, every_s=self._config.heartbeat_s, now_us=_now_us),
         ]
         self._set_health(_SERVING)
@@ -88,8 +103,32 @@ class Server:
         if self._config.final_heartbeat:
             with contextlib.suppress(ServingError):
                 self._decisions.append([heartbeat_event(final=True)])
+        for shipper in self._shippers.values():
+            shipper.close(timeout_s=self._config.drain_grace_s)
         self._decisions.close()
         self._feedback.close()
+        if self._metrics_server is not None:
+            self._metrics_server.shutdown()
+            self._metrics_server.server_close()
+
+    def _serve_metrics(self) -> None:
+        if not self._config.metrics_address:
+            return
+        host, _, port = self._config.metrics_address.rpartition(":")
+        try:
+            self._metrics_server, _ = start_http_server(int(port), addr=host, registry=self.metrics.registry)
+        except OSError as error:
+            raise ServingError(f"metrics_address: {self._config.metrics_address!r} cannot be bound; give another") from error
+        self.metrics_address = f"{host}:{self._metrics_server.server_port}"
+
+    def _shipper(self, log: Path) -> Shipper:
+        config = self._config
+        return Shipper(log, producer=lambda: kafka_producer(config.bootstrap, config.kafka), now_us=_now_us)
+
+    def _guard(self, log: Path) -> LogGuard:
+        config, shipper = self._config, self._shippers.get(log.name)
+        bounds = LogBounds(config.log_max_bytes, config.log_max_age_s, config.disk_reserve)
+        return LogGuard(log, bounds, lag=lambda: shipper.lag if shipper else Lag(0, 0.0), now_s=time.monotonic)
 
     def _log(self, path: Path, stamp: Stamp) -> LogWriter:
         config = self._config
@@ -98,7 +137,11 @@ class Server:
     def _grpc_server(self) -> Any:
         config = self._config
         methods = CallHandler(
-            _methods(self._servicer()), deadline_cap_s=config.deadline_cap_s, max_streams=config.max_streams, new_error_id=_new_id
+            _methods(self._servicer()),
+            deadline_cap_s=config.deadline_cap_s,
+            max_streams=config.max_streams,
+            new_error_id=_new_id,
+            observer=self.metrics,
         )
         server = grpc.server(
             # A stream keeps its thread for as long as it lives.
@@ -116,12 +159,22 @@ class Server:
     def _servicer(self) -> Servicer:
         engine = Engine(
             holders=self._holders,
-            append=self._decisions.append_decisions,
+            append=self._append_decisions,
             memory=RequestMemory(entries=self._config.remembered_requests),
             new_request_id=_new_id,
+            fall_back=self._config.on_log_full == "fallback",
+            observer=self.metrics,
         )
         ahead_us = int(self._config.max_future_s * 1e6)
-        return Servicer(engine, append_feedback=self._feedback.append, latest_us=lambda: _now_us() + ahead_us)
+        return Servicer(engine, append_feedback=self._append_feedback, latest_us=lambda: _now_us() + ahead_us)
+
+    def _append_decisions(self, bodies: Sequence[bytes]) -> None:
+        self._guards[DECISIONS].check()
+        self._decisions.append_decisions(bodies)
+
+    def _append_feedback(self, events: Sequence[Event]) -> None:
+        self._guards[FEEDBACK].check()
+        self._feedback.append(events)
 
     def _bind(self) -> int:
         try:

@@ -19,7 +19,7 @@ from protos.policy_pb2 import (
     SelectResult,
 )
 from serving.engine import Answer, Engine
-from serving.errors import ServingError
+from serving.errors import LogUnavailable, ServingError
 from serving.feedback import check_events
 from serving.fields import check_id, refused
 from serving.gathering import Gathering
@@ -27,6 +27,8 @@ from serving.wire import length_delimited
 
 __all__ = ["BATCH_REQUESTS", "Servicer", "result"]
 
+# Unary requests that are decided together, at most: more in a batch makes none of them cheaper.
+GATHERED = 64
 # Requests that a SelectBatch may hold.
 BATCH_REQUESTS = 1024
 
@@ -37,7 +39,7 @@ class Servicer:
     def __init__(self, engine: Engine, *, append_feedback: Callable[[Sequence[Event]], object], latest_us: Callable[[], int]) -> None:
         """`latest_us` tells the latest time that an event may have now, microseconds since the epoch."""
         self._engine = engine
-        self._gathering: Gathering[SelectRequest, Answer] = Gathering(engine.answer, most=64)
+        self._gathering: Gathering[SelectRequest, Answer] = Gathering(engine.answer, most=GATHERED, common=LogUnavailable)
         self._append_feedback = append_feedback
         self._latest_us = latest_us
 

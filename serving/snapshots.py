@@ -6,6 +6,7 @@ is loaded beside the champion and decides for its share of the units.
 """
 
 import logging
+import random
 import threading
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -100,6 +101,11 @@ class SnapshotHolder:
             raise NotReady(f"task: {self.rules.name!r} has no warm snapshot yet; wait until its health is SERVING")
         return self._served
 
+    @property
+    def ready(self) -> bool:
+        """Is there a warm snapshot?"""
+        return self._served is not None
+
     def start(self) -> None:
         """Loads and warms the champion, and compiles the task's own policy, so that its first challenger finds its programs ready.
 
@@ -182,11 +188,11 @@ def _without_ended_stage(served: Served, pointer: Pointer) -> Served:
 
 
 class SnapshotWatch:
-    """A thread that looks at the store of every task, each `poll_s` seconds."""
+    """A thread that looks at the store of every task, each `poll_s` seconds and a random part of `jitter_s` more."""
 
-    def __init__(self, holders: Sequence[SnapshotHolder], *, poll_s: float) -> None:
+    def __init__(self, holders: Sequence[SnapshotHolder], *, poll_s: float, jitter_s: float = 0.0) -> None:
         self._holders = holders
-        self._poll_s = poll_s
+        self._poll_s, self._jitter_s = poll_s, jitter_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshot-watch", daemon=True)
         self._thread.start()
@@ -197,7 +203,8 @@ class SnapshotWatch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._poll_s):
+        # Not a number that is drawn for a decision: it only spreads the reloads of several servers.
+        while not self._stop.wait(self._poll_s + self._jitter_s * random.random()):
             for holder in self._holders:
                 self._look(holder)
 

@@ -3,9 +3,8 @@
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,10 +30,10 @@ class Log:
         self.decisions: list[Decision] = []
         self.full = False
 
-    def append(self, events: Any) -> None:
+    def append(self, bodies: Sequence[bytes]) -> None:
         if self.full:
             raise LogUnavailable("log: full")
-        self.decisions += [event.decision for event in events]
+        self.decisions += map(Decision.FromString, bodies)
 
 
 @pytest.fixture

@@ -29,7 +29,8 @@ class Pinned:
     """A server process on one core that prints `serving: HOST:PORT` once it is ready. A context manager."""
 
     def __init__(self, command: Sequence[str], *, core: int, env: dict[str, str] | None = None) -> None:
-        self._errors = tempfile.TemporaryFile()
+        # Open for as long as the server lives.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             ["taskset", "-c", str(core), *command],
             cwd=ROOT,
@@ -46,7 +47,9 @@ class Pinned:
         if not line:
             self._errors.seek(0)
             raise RuntimeError(self._errors.read()[-2000:].decode(errors="replace"))
-        self.address = line.split()[1]
+        _, self.address, *title = line.split()
+        #: What the server says of itself behind its address.
+        self.title = " ".join(title)
 
     def __enter__(self) -> "Pinned":
         return self
@@ -91,17 +94,32 @@ def framed(message: bytes) -> bytes:
 
 
 def h2load(
-    server: Any, body: Path, *, path: str, core: int, seconds: float, connections: int, streams: int, kind: str = "application/grpc"
+    server: Any, body: Path, *, path: str, core: int, seconds: int, connections: int, streams: int, kind: str = "application/grpc"
 ) -> Load:
     """Closed-loop load for some seconds, after a second of warming."""
     program = shutil.which("h2load")
     if program is None:
         sys.exit("serving benchmark: h2load is missing; install nghttp2-client (Debian, Ubuntu) or nghttp2 (Homebrew)")
-    command = ["taskset", "-c", str(core), program, "-t1", f"-c{connections}", f"-m{streams}", "-d", str(body), "-H", f"content-type: {kind}"]
+    command = [
+        "taskset",
+        "-c",
+        str(core),
+        program,
+        "-t1",
+        f"-c{connections}",
+        f"-m{streams}",
+        "-d",
+        str(body),
+        "-H",
+        f"content-type: {kind}",
+    ]
     command += ["-H", "te: trailers"] if kind == "application/grpc" else ["--h1"]
     before_s = server.cpu_s()
     ended = subprocess.run(
-        [*command, f"--duration={seconds}", "--warm-up-time=1", f"http://{server.address}{path}"], capture_output=True, text=True, check=True
+        [*command, f"--duration={seconds}", "--warm-up-time=1", f"http://{server.address}{path}"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     rate = float(re.search(r"([\d.]+) req/s", ended.stdout).group(1))
     succeeded, failed = (int(re.search(rf"(\d+) {word}", ended.stdout).group(1)) for word in ("succeeded", "failed"))
