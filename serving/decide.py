@@ -70,8 +70,19 @@ def _decide_alike(places: list[int], asked: list[Asked], *, width: int, slots: i
     keys = [_draw_key(item.selection, identifier) for item, identifier in zip(asked, ids, strict=True)]
     rows = b"".join([_row(item.selection, policy, key, layout) for item, key in zip(asked, keys, strict=True)])
     outputs = policy.decide_rows(np.frombuffer(rows, np.uint32).reshape(len(asked), layout.words), layout=layout, slots=slots)
-    columns = (outputs.slates, outputs.numerators, outputs.mean, outputs.scale, outputs.sound, outputs.bucket_batch)
-    return Decided(places, asked, ids, keys, *(column.tolist() for column in columns), width)
+    return Decided(
+        places=places,
+        asked=asked,
+        ids=ids,
+        draw_keys=keys,
+        slates=outputs.slates.tolist(),
+        numerators=outputs.numerators.tolist(),
+        scores=outputs.mean.tolist(),
+        uncertainties=outputs.scale.tolist(),
+        sound=outputs.sound.tolist(),
+        bucket_batch=outputs.bucket_batch.tolist(),
+        bucket_candidates=width,
+    )
 
 
 def _decision_id(asked: Asked) -> bytes:
