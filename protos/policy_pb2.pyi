@@ -258,10 +258,10 @@ class Explanation(_message.Message):
     uncertainty: _builtins.float
     """Posterior standard deviation of the score, in units of reward; 0 where the policy has none."""
     rule: _builtins.str
-    """The rule that fired, for policies made of rules; else empty."""
+    """The rule that fired (the kill switch); else empty."""
     @_builtins.property
     def contributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]:
-        """The features that moved the score most, largest first: name of the encoded feature and its part of the score."""
+        """The features that moved the score most, largest first, with what the score would lose if the feature took its default."""
 
     def __init__(
         self,

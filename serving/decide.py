@@ -11,7 +11,7 @@ from bandits.packed import RowLayout
 from bandits.traffic import Assignment
 from serving.validate import Selection
 
-__all__ = ["Asked", "Decided", "decide", "draw_epoch"]
+__all__ = ["Asked", "Decided", "decide", "draw_epoch", "row_of"]
 
 
 class Asked(NamedTuple):
@@ -68,7 +68,7 @@ def _decide_alike(places: list[int], asked: list[Asked], *, width: int, slots: i
     layout = RowLayout(rules.context_size, width, rules.feature_size)
     ids = [_decision_id(item) for item in asked]
     keys = [_draw_key(item.selection, identifier) for item, identifier in zip(asked, ids, strict=True)]
-    rows = b"".join([_row(item.selection, policy, key, layout) for item, key in zip(asked, keys, strict=True)])
+    rows = b"".join([row_of(item.selection, policy, key, layout) for item, key in zip(asked, keys, strict=True)])
     outputs = policy.decide_rows(np.frombuffer(rows, np.uint32).reshape(len(asked), layout.words), layout=layout, slots=slots)
     return Decided(
         places=places,
@@ -98,7 +98,7 @@ def _draw_key(selection: Selection, identifier: bytes) -> bytes:
     return sticky_key(task=selection.rules.name, unit_id=selection.unit_id, epoch=draw_epoch(selection)).astype("<u4").tobytes()
 
 
-def _row(selection: Selection, policy: LoadedPolicy, key: bytes, layout: RowLayout) -> bytes:
+def row_of(selection: Selection, policy: LoadedPolicy, key: bytes, layout: RowLayout) -> bytes:
     """The request as a row of words: what came packed is joined as it came."""
     candidates, width = selection.candidates, layout.width
     padding = bytes(4 * layout.features * (width - len(candidates.actions)))

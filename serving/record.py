@@ -11,9 +11,10 @@ from bandits.continuous import slot_values
 from bandits.quantise import DENOMINATOR
 from bandits.slates import ABSENT
 from protos.events_pb2 import FALLBACK_REASON_KILL_SWITCH, FALLBACK_REASON_UNSPECIFIED, CandidateSet, Decision
-from protos.policy_pb2 import Explanation, SelectResponse
+from protos.policy_pb2 import SelectResponse
 from serving.decide import Asked, Decided, draw_epoch
 from serving.errors import RequestRefused
+from serving.explain import explanations
 from serving.fields import refused
 from serving.validate import Selection, refuse_unsound
 from serving.wire import double, length_delimited, slot_numbers
@@ -146,10 +147,6 @@ def _seldom(selection: Selection) -> bytes:
 
 
 def _explained(decided: Decided, row: int, size: int) -> bytes:
-    actions = decided.asked[row].selection.candidates.actions
-    columns = (decided.slates[row][:size], decided.scores[row], decided.uncertainties[row])
-    reasons = [
-        Explanation(action=actions[index], score=score, uncertainty=uncertainty)
-        for index, score, uncertainty in zip(*columns, strict=False)
-    ]
+    slate, uncertainties = decided.slates[row], decided.uncertainties[row]
+    reasons = explanations(decided.asked[row], slate[:size], uncertainties[:size], width=decided.bucket_candidates, slots=len(slate))
     return SelectResponse(explanations=reasons).SerializeToString()
