@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 # Requests a call. A larger batch is cut; padding wastes less than the next call would cost (measured: 40 us a call, 7 us a decision).
-BATCH_BUCKETS = (1, 8, 16, 32, 64, 256)
+BATCH_BUCKETS = (1, 8, 32, 64, 256)
 _FEWEST_CANDIDATES = 8
 
 

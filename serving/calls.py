@@ -17,6 +17,7 @@ from grpc_status import rpc_status
 
 from serving.errors import DeadlineExceeded, Overloaded, RequestRefused, ServerFault, ServingError
 from serving.observers import Observer
+from serving.tracing import CallSpan
 
 __all__ = ["CallHandler", "Method", "Stream", "status_of"]
 
@@ -55,6 +56,7 @@ class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._streams_left = max_streams
         self._new_error_id = new_error_id
         self._observer = observer or Observer()
+        self._traced = CallSpan.wanted()
 
     def service(self, handler_call_details: Any) -> Any:
         """Called where the call arrives, before it waits for a thread."""
@@ -69,6 +71,7 @@ class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def _answer(self, method: Method, name: str, request: bytes, context: Any, arrived_s: float) -> bytes:
         code = "OK"
+        span = CallSpan(name, dict(context.invocation_metadata())) if self._traced else None
         try:
             self._check_wait(arrived_s, context)
             return method.answer(_decoded(method.decode, request))
@@ -78,6 +81,8 @@ class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
             return self._abort(context, known)
         finally:
             self._observer.ended(name, code, time.monotonic() - arrived_s)
+            if span is not None:
+                span.end(code, _number(code))
 
     def _converse(self, method: Stream, name: str, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         if self._streams_left <= 0:
@@ -126,7 +131,11 @@ def status_of(error: ServingError) -> status_pb2.Status:
         packed = any_pb2.Any()
         packed.Pack(error_details_pb2.BadRequest(field_violations=[violation]))
         details.append(packed)
-    return status_pb2.Status(code=grpc.StatusCode[error.code].value[0], message=str(error), details=details)
+    return status_pb2.Status(code=_number(error.code), message=str(error), details=details)
+
+
+def _number(code: str) -> int:
+    return int(grpc.StatusCode[code].value[0])
 
 
 def _decoded(deserializer: Callable[[bytes], Any], request: bytes) -> Any:

@@ -22,6 +22,7 @@ from serving import call_commands
 from serving.config import load_server_config
 from serving.demo.command import demo
 from serving.errors import ServingError
+from serving.json_logs import log_as_json
 from serving.replay import Report, replay_logs
 from serving.server import Server
 
@@ -52,6 +53,7 @@ def serve(
     threads: Annotated[int | None, typer.Option("--threads", help="Threads that answer calls.")] = None,
     reflection: Annotated[bool, typer.Option("--reflection", help="Let clients list services and messages.")] = False,
     final_heartbeat: Annotated[bool, typer.Option("--final-heartbeat", help="At the end, say that no decision will follow.")] = False,
+    json_logs: Annotated[bool, typer.Option("--json-logs", help="One JSON object a line instead of text.")] = False,
     compilation_cache: Annotated[
         Path, typer.Option("--compilation-cache", help="Compiled programs of this host, kept for the next start.")
     ] = Path("~/.cache/slateloop/xla"),
@@ -66,7 +68,7 @@ def serve(
     if print_config:
         print_parts([("", settings, raw)], flags=overrides)
         return
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_as_json() if json_logs else logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("jax").setLevel(logging.WARNING)
     _prepare_jax(compilation_cache.expanduser())
     stop = until_signalled()

@@ -193,6 +193,8 @@ class SnapshotWatch:
     def __init__(self, holders: Sequence[SnapshotHolder], *, poll_s: float, jitter_s: float = 0.0) -> None:
         self._holders = holders
         self._poll_s, self._jitter_s = poll_s, jitter_s
+        # Nothing that is drawn for a decision: it only spreads the reloads of several servers.
+        self._spread = random.Random()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshot-watch", daemon=True)
         self._thread.start()
@@ -203,8 +205,7 @@ class SnapshotWatch:
         self._thread.join()
 
     def _run(self) -> None:
-        # Not a number that is drawn for a decision: it only spreads the reloads of several servers.
-        while not self._stop.wait(self._poll_s + self._jitter_s * random.random()):
+        while not self._stop.wait(self._poll_s + self._jitter_s * self._spread.random()):
             for holder in self._holders:
                 self._look(holder)
 
