@@ -47,6 +47,7 @@ def serve(
     tasks: Tasks,
     store: StorePath,
     logs: Logs,
+    catalogues: Annotated[Path | None, typer.Option("--catalogues", help="Folder of <task>.yaml: actions and features, read anew.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML of the server; configs/serving.yaml documents every key.")] = None,
     address: Annotated[str | None, typer.Option("--address", help="host:port to listen on; port 0 takes any free one.")] = None,
     address_file: Annotated[Path | None, typer.Option("--address-file", help="Write the bound address here once ready.")] = None,
@@ -72,7 +73,7 @@ def serve(
     logging.getLogger("jax").setLevel(logging.WARNING)
     _prepare_jax(compilation_cache.expanduser())
     stop = until_signalled()
-    server = Server(settings, tasks=load_tasks(tasks), store=store, logs=logs)
+    server = Server(settings, tasks=load_tasks(tasks), store=store, logs=logs, catalogues=catalogues)
     try:
         server.start()
         # What is loaded stays: the collector need not walk it again and again (a full walk stops every call for a tenth of a second).

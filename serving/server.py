@@ -22,6 +22,7 @@ from protos.log_files import DECISIONS, FEEDBACK
 from protos.task import TaskFile
 from serving.bounds import LogBounds, LogGuard
 from serving.calls import CallHandler, Method, Stream
+from serving.catalogues import CatalogueFile
 from serving.config import ServerConfig
 from serving.decision_log import LogWriter, Stamp, stamp_append, stamp_decision
 from serving.engine import Engine
@@ -44,15 +45,17 @@ _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Heal
 class Server:
     """One server process: `start`, then `drain`. Health is asked by task name, by the service's full name, or by "" for all."""
 
-    def __init__(self, config: ServerConfig, *, tasks: Mapping[str, TaskFile], store: Path, logs: Path) -> None:
-        """Takes over the logs and binds the address; nothing is answered before `start`.
+    def __init__(
+        self, config: ServerConfig, *, tasks: Mapping[str, TaskFile], store: Path, logs: Path, catalogues: Path | None = None
+    ) -> None:
+        """Takes over the logs and binds the address; nothing is answered before `start`. `catalogues`: folder of <task>.yaml.
 
         Raises ConfigError, LogBusy, LogUnavailable, and ServingError where the address cannot be bound.
         """
         self._config = config
         rules = rules_by_key(tasks)
         self._stores = {key: Store(store, key[1]) for key in rules}
-        self._holders = {key: SnapshotHolder(self._stores[key], rule) for key, rule in rules.items()}
+        self._holders = {key: SnapshotHolder(self._stores[key], rule, catalogue=_file(catalogues, rule)) for key, rule in rules.items()}
         self._decisions = self._log(logs / DECISIONS, stamp_decision)
         self._feedback = self._log(logs / FEEDBACK, stamp_append)
         self._health = health.HealthServicer()
@@ -83,6 +86,7 @@ class Server:
         for key, holder in self._holders.items():
             started_s = time.monotonic()
             ensure_champion(self._stores[key], holder.rules.policy, now_us=_now_us(), actor="serving")
+            holder.refresh_catalogue()
             holder.start()
             _logger.info("task %s: warm after %.1f s, %s decides", key[1], time.monotonic() - started_s, holder.served.deciding.digest)
         self._threads = [
@@ -188,6 +192,12 @@ class Server:
 
     def _rules(self) -> list[TaskRules]:
         return [holder.rules for holder in self._holders.values()]
+
+
+def _file(catalogues: Path | None, rules: TaskRules) -> CatalogueFile | None:
+    if catalogues is None:
+        return None
+    return CatalogueFile(catalogues / f"{rules.name}.yaml", schema=rules.schema, limits=rules.limits)
 
 
 def _methods(servicer: Servicer) -> dict[str, Method | Stream]:

@@ -84,7 +84,8 @@ class Servicer:
             training_watermark_us=served.deciding.manifest.training_watermark_us,
             config_digest=rules.policy.config_digest,
             schema_digest=rules.schema_digest,
-            actions=rules.catalogue,
+            actions=rules.catalogue.listed.actions if rules.catalogue.listed else (),
+            catalogue_version=rules.catalogue.version,
             context_features=[SchemaField(name=item.name, type=item.type, size=item.width) for item in rules.schema.context],
             kill_switch=served.kill_switch,
         ).SerializeToString()

@@ -64,7 +64,7 @@ def validate(message: SelectRequest, rules: TaskRules) -> Selection:
         defaulted=defaulted,
         candidates=candidates,
         eligible=eligible,
-        features=_candidate_features(message, given, rules, count),
+        features=_candidate_features(message, given, rules, candidates),
         scores=_scores(given, count),
         slate_size=_slate_size(message, rules, sum(eligible) if eligible else count),
         explain=message.explain,
@@ -146,17 +146,17 @@ def _candidates(message: SelectRequest, given: CandidateSet, rules: TaskRules) -
     named, catalogue = tuple(given.actions), given.catalogue
     if catalogue not in ("", _CATALOGUE):
         raise refused("candidates.catalogue", f"{shown(catalogue)} is not held here; give `{_CATALOGUE}`, or name the actions")
+    own = rules.catalogue
     if not named:
-        own = rules.catalogue if catalogue or not message.HasField("candidates") else ()
-        if not own:
+        if own.listed is None or (not catalogue and message.HasField("candidates")):
             raise refused(field, f"is empty; name at least one action, or the catalogue `{_CATALOGUE}`")
-        return candidate_list(own)
+        return own.listed
     most = rules.limits.max_candidates
     if len(named) > most:
         raise refused(field, f"names {len(named)} actions; give at most {most} (limits.max_candidates)")
-    if catalogue and not rules.known_actions.issuperset(named):
-        strange = next(action for action in named if action not in rules.known_actions)
-        raise refused(field, f"{shown(strange)} is not in catalogue `{catalogue}`; {config.nearest(strange, rules.catalogue)}")
+    strange = [action for action in named if action not in own.vectors] if catalogue else []
+    if strange:
+        raise refused(field, f"{shown(strange[0])} is not in catalogue `{catalogue}`; {config.nearest(strange[0], own.vectors)}")
     return candidate_list(named)
 
 
@@ -165,7 +165,8 @@ def _check_length(length: int, candidates: int, *, field: str) -> None:
         raise refused(field, f"has {length} entries for {candidates} candidates; give one each, or none")
 
 
-def _candidate_features(message: SelectRequest, given: CandidateSet, rules: TaskRules, candidates: int) -> bytes:
+def _candidate_features(message: SelectRequest, given: CandidateSet, rules: TaskRules, listed: CandidateList) -> bytes:
+    candidates = len(listed.actions)
     named, packed = message.candidate_features, given.packed_features
     if named and packed:
         raise refused("candidate_features", "given beside candidates.packed_features; give one of the two")
@@ -173,6 +174,8 @@ def _candidate_features(message: SelectRequest, given: CandidateSet, rules: Task
         check_packed(packed, count=candidates * rules.feature_size, field="candidates.packed_features")
         return packed
     _check_length(len(named), candidates, field="candidate_features")
+    if not named and rules.feature_size and (listed is rules.catalogue.listed or given.catalogue):
+        return rules.catalogue.features(listed.actions)
     if not named:
         return rules.default_features * candidates
     return b"".join(_encoded_action(item, rules, path=f"candidate_features[{index}]") for index, item in enumerate(named))
