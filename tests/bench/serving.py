@@ -12,6 +12,7 @@ request id in the request: h2load sends one body over and over, and a repeated i
 
 import argparse
 import contextlib
+import functools
 import json
 import sys
 import tempfile
@@ -210,10 +211,10 @@ def assignment(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
         yield Figure("Assign, p99 at 2,000/s, open loop", p99, "ms", 5.0, "lower", None, None, None, rounds, note)
 
 
-def peers(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
+def peers(world: World, *, rounds: int, seconds: int, names: Sequence[str]) -> Iterator[Figure]:
     """Other stacks on the same request and core, each with Vowpal Wabbit behind it."""
     with world.server("peers", threads=32) as server, contextlib.ExitStack() as running:
-        others = peer_servers(running, folder=ROOT / ".bench" / "serving", scratch=world.folder, core=world.core)
+        others = peer_servers(running, names, folder=ROOT / ".bench" / "serving", scratch=world.folder, core=world.core)
         for name, (peer, fault) in others.items():
             if peer is None:
                 yield Figure(f"Select beside {name}", 0.0, "requests/s", PEERS[name].target, "higher", name, None, None, 0, fault)
@@ -245,8 +246,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds")
     parser.add_argument("--seconds", type=int, default=3, help="length of one load, seconds")
     parser.add_argument("--no-peers", action="store_true", help="install and run no peers")
+    parser.add_argument("--peers", default=",".join(PEERS), help="peers to install and run, separated by commas")
     given = parser.parse_args()
-    parts = {"throughput": throughput, "open": latency, "assign": assignment, "peers": peers}
+    beside = functools.partial(peers, names=given.peers.split(","))
+    parts: dict[str, Any] = {"throughput": throughput, "open": latency, "assign": assignment, "peers": beside}
     with tempfile.TemporaryDirectory() as scratch:
         world = world_in(Path(scratch))
         for part in given.only.split(","):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,11 +46,14 @@ class Peer(NamedTuple):
         return h2load(self.server, self.body, path=self.path, core=core, seconds=seconds, connections=32, streams=1, kind=kind)
 
 
-def peer_servers(running: contextlib.ExitStack, *, folder: Path, scratch: Path, core: int) -> dict[str, tuple[Peer | None, str]]:
-    """Each peer, started on the core, or why it is not there."""
-    python, faults = installed(("vowpalwabbit", "numpy", *(item for stack in PEERS.values() for item in stack.packages)), folder=folder)
+def peer_servers(
+    running: contextlib.ExitStack, names: Sequence[str], *, folder: Path, scratch: Path, core: int
+) -> dict[str, tuple[Peer | None, str]]:
+    """Each peer that is named, started on the core, or why it is not there."""
+    stacks = {name: PEERS[name] for name in names}
+    python, faults = installed(("vowpalwabbit", "numpy", *(item for stack in stacks.values() for item in stack.packages)), folder=folder)
     found: dict[str, tuple[Peer | None, str]] = {}
-    for name, stack in PEERS.items():
+    for name, stack in stacks.items():
         missing = [faults[package] for package in stack.packages if package in faults]
         if missing:
             found[name] = (None, f"cannot be installed: {missing[0]}")
