@@ -132,7 +132,11 @@ def fetch_jars() -> None:
     fresh = Path(tempfile.mkdtemp(dir=JARS.parent))
     command = ["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies", "-DincludeScope=runtime"]
     subprocess.run([*command, f"-DoutputDirectory={fresh}"], check=True, cwd=fresh)
-    fresh.rename(JARS)
+    try:
+        fresh.rename(JARS)
+    except OSError:
+        # Another process was faster.
+        shutil.rmtree(fresh)
 
 
 def _properties(node: int, ports: Sequence[Ports], folder: Path) -> list[str]:
