@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from ope.estimate import Estimate
 from ope.estimators import CATALOG, FAMILIES, ON_POLICY, SLATE_ESTIMATORS, Estimator, estimator
+from ope.intervals import STUDENT_T, Interval
 from ope.panel import Panel
-from ope.rows import Batch
+from ope.rows import Batch, dealt
 
 __all__ = ["applicable", "evaluate", "on_policy_mean"]
 
@@ -20,12 +21,16 @@ def applicable(batch: Batch) -> list[str]:
     return [name for name in names if all(getattr(batch, array) is not None for array in CATALOG[name].needs)]
 
 
-def evaluate(batches: Iterable[Batch], *, names: Sequence[str] = (), level: float = 0.05) -> dict[str, Estimate]:
+def evaluate(
+    batches: Iterable[Batch], *, names: Sequence[str] = (), level: float = 0.05, interval: Interval = STUDENT_T
+) -> dict[str, Estimate]:
     """Estimates by name over all batches; without `names`, all that are `applicable` to the first batch.
+
+    For an interval that looks at every unit, rows without a unit are dealt into groups (`ope.rows.dealt`).
 
     Raises RowsError for an unknown name, a missing array, a NaN, or no batch at all.
     """
-    return _estimates(batches, chosen=[estimator(name) for name in names], level=level)
+    return _estimates(batches, chosen=[estimator(name) for name in names], level=level, interval=interval)
 
 
 def on_policy_mean(batches: Iterable[Batch], *, level: float = 0.05) -> Estimate:
@@ -33,11 +38,14 @@ def on_policy_mean(batches: Iterable[Batch], *, level: float = 0.05) -> Estimate
     return _estimates(batches, chosen=[ON_POLICY], level=level)[ON_POLICY.name]
 
 
-def _estimates(batches: Iterable[Batch], *, chosen: list[Estimator], level: float) -> dict[str, Estimate]:
+def _estimates(batches: Iterable[Batch], *, chosen: list[Estimator], level: float, interval: Interval = STUDENT_T) -> dict[str, Estimate]:
     panel: Panel | None = None
+    seen = 0
     for batch in batches:
+        if interval.ends is not None:
+            batch, seen = dealt(batch, first=seen), seen + len(batch.reward)
         chosen = chosen or [estimator(name) for name in applicable(batch)]
         panel = panel or Panel(chosen)
         panel.add(batch)
     moments = (panel or Panel(chosen)).moments()
-    return {entry.name: entry.finish(total, level) for entry, total in zip(chosen, moments, strict=True)}
+    return {entry.name: entry.finish(total, level, interval) for entry, total in zip(chosen, moments, strict=True)}
