@@ -16,7 +16,7 @@ from protos.config import nearest
 
 __all__ = ["ColumnMapping", "count_rows", "read_batches"]
 
-_BATCH_ROWS = 1 << 16
+_BATCH_ROWS = 1 << 17
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,8 @@ PACKAGES = ("numpy<2", "scipy", "pandas<3", "scikit-learn<1.6")
 PEER = "obp==0.5.7"
 NAMES = ("ips", "snips", "dm", "dr", "sndr", "clipped_ips:10", "clipped_dr:10", "switch_dr:10", "dros:100", "sg_ips:0.1", "sg_dr:0.1")
 NAMES += ("clipped_ips:100", "switch_dr:100")
-ROUNDS, USERS_A_ROW, RATIO_TARGET, PEAK_TARGET_MB = 5, 10, 5.0, 500.0
+ROUNDS, ROWS_A_USER, RATIO_TARGET, PEAK_TARGET_MB = 3, 10, 5.0, 500.0
+BLOCK = 100_000
 
 
 class Figure(NamedTuple):
@@ -76,22 +77,29 @@ def ours(file: Path, interval: str, names: tuple[str, ...] = NAMES) -> dict[str,
 
 
 def world(folder: Path, *, rows: int, actions: int) -> tuple[Path, Path]:
-    """The same log twice: per-row columns in Parquet for ours, whole arrays for the peer."""
+    """The same log twice: per-row columns in Parquet for ours, whole arrays for the peer, made in blocks of rows."""
     rng = np.random.default_rng(0)
-    target, model = rng.dirichlet(np.ones(actions), rows), rng.random((rows, actions))
-    action, pscore, reward = rng.integers(0, actions, rows), np.full(rows, 1 / actions), rng.binomial(1, 0.1, rows).astype(float)
-    at = np.arange(rows)
-    columns = {
-        "reward": reward,
-        "weight": target[at, action] / pscore,
-        "q_logged": model[at, action],
-        "v_target": (target * model).sum(axis=1) / target.sum(axis=1),
-        "user": rng.integers(0, rows // USERS_A_ROW, rows),
-    }
-    log, arrays = folder / f"log{actions}.parquet", folder / f"log{actions}.npz"
-    pq.write_table(pa.table(columns), log, row_group_size=1 << 17)
-    np.savez(arrays, reward=reward, action=action, pscore=pscore, action_dist=target, q_hat=model)
-    return log, arrays
+    columns: dict[str, list[np.ndarray]] = {}
+    whole = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", float, (rows, actions)) for name in ("action_dist", "q_hat")}
+    for start in range(0, rows, BLOCK):
+        part = slice(start, min(start + BLOCK, rows))
+        target, model = (rng.random((part.stop - start, actions)) for _ in range(2))
+        target /= target.sum(axis=1, keepdims=True)
+        whole["action_dist"][part], whole["q_hat"][part] = target, model
+        action = rng.integers(0, actions, len(target))
+        at, pscore = np.arange(len(target)), np.full(len(target), 1 / actions)
+        made = {"reward": rng.binomial(1, 0.1, len(target)).astype(float), "action": action, "pscore": pscore}
+        made |= {"weight": target[at, action] / pscore, "q_logged": model[at, action], "v_target": (target * model).sum(axis=1)}
+        for name, values in (made | {"user": rng.integers(0, rows // ROWS_A_USER, len(target))}).items():
+            columns.setdefault(name, []).append(values)
+    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+    for name in ("reward", "action", "pscore"):
+        np.save(folder / f"{name}.npy", joined[name])
+    log = folder / "log.parquet"
+    pq.write_table(
+        pa.table({name: joined[name] for name in ("reward", "weight", "q_logged", "v_target", "user")}), log, row_group_size=1 << 17
+    )
+    return log, folder
 
 
 def figures(rows: int, actions: int, peer: Worker | None, folder: Path) -> Iterator[Figure]:
@@ -101,7 +109,7 @@ def figures(rows: int, actions: int, peer: Worker | None, folder: Path) -> Itera
     told: dict[bool, list[Mapping[str, Any]]] = {True: [], False: []}
     for _ in range(ROUNDS):
         for kind, found in kinds.items():
-            found.append(ours(log, "clustered", ("dr",)) if kind == "dr" else ours(log, kind))
+            found.append(ours(log, "clustered" if kind == "dr" else kind, NAMES if kind in ("clustered", "none") else ("dr",)))
         for interval, answers in told.items():
             if peer is not None:
                 answers.append(peer.ask("dr", file=str(arrays), interval=interval).value)
@@ -112,7 +120,7 @@ def figures(rows: int, actions: int, peer: Worker | None, folder: Path) -> Itera
             (f"{len(NAMES)} estimators with clustered intervals, from Parquet, against DR with 100 resamples", "clustered", True, target),
             (f"{len(NAMES)} estimators, rows taken as units, from Parquet, against DR's value alone", "none", False, None),
             ("DR alone with clustered interval, from Parquet, against DR with 100 resamples", "dr", True, None),
-            (f"{len(NAMES)} estimators with Poisson bootstrap of 100 by user, against DR with 100 resamples", "bootstrap", True, None),
+            ("DR alone with Poisson bootstrap of 100 by user, from Parquet, against DR with 100 resamples", "bootstrap", True, None),
         ):
             value = rows / statistics.median(answer[f"{clock}_s"] for answer in kinds[kind])
             theirs = [rows / answer[f"{clock}_s"] for answer in told[interval] if answer]

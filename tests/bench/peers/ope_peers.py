@@ -23,13 +23,15 @@ def _load():
         package.__path__ = [str(folder)]
         sys.modules[name] = package
     sys.modules.setdefault("torch", types.ModuleType("torch"))
-    sys.modules["torch"].Tensor = object
+    # Named in annotations of functions that no estimate calls.
+    sys.modules["torch"].Tensor = sys.modules["torch"].tensor = object
     return importlib.import_module("obp.ope.estimators")
 
 
 def _dr(estimators, file, interval):
     """Seconds for the value, and for the value with its 100-resample interval where asked, on arrays that are in memory."""
-    arrays = dict(np.load(file))
+    names = ("reward", "action", "pscore", "action_dist", "q_hat")
+    arrays = {name: np.load(Path(file) / f"{name}.npy") for name in names}
     given = {
         "reward": arrays["reward"],
         "action": arrays["action"],
