@@ -1,5 +1,7 @@
 """Estimates from a stream of batches, by every estimator that the rows allow. Pure; memory grows with units, not with rows."""
 
+import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 
 from ope.estimate import Estimate
@@ -7,6 +9,12 @@ from ope.estimators import CATALOG, FAMILIES, ON_POLICY, SLATE_ESTIMATORS, Estim
 from ope.intervals import STUDENT_T, Interval
 from ope.panel import Panel
 from ope.rows import Batch, dealt
+
+# Where every one of so many decisions has a reward above 0, decisions without one were most likely left out.
+_MANY = 100
+_CHOSEN_BY_REWARD = (
+    "every row has a reward above 0: if rows were chosen by having one, this is no mean per decision; keep the others, with reward 0"
+)
 
 __all__ = ["applicable", "evaluate", "on_policy_mean"]
 
@@ -39,13 +47,15 @@ def on_policy_mean(batches: Iterable[Batch], *, level: float = 0.05) -> Estimate
 
 
 def _estimates(batches: Iterable[Batch], *, chosen: list[Estimator], level: float, interval: Interval = STUDENT_T) -> dict[str, Estimate]:
-    panel: Panel | None = None
-    seen = 0
+    panel, seen, lowest = Panel(chosen) if chosen else None, 0, math.inf
     for batch in batches:
         if interval.ends is not None:
-            batch, seen = dealt(batch, first=seen), seen + len(batch.reward)
+            batch = dealt(batch, first=seen)
+        seen, lowest = seen + len(batch.reward), min(lowest, float(batch.reward.sum(axis=1).min(initial=math.inf)))
         chosen = chosen or [estimator(name) for name in applicable(batch)]
         panel = panel or Panel(chosen)
         panel.add(batch)
     moments = (panel or Panel(chosen)).moments()
-    return {entry.name: entry.finish(total, level, interval) for entry, total in zip(chosen, moments, strict=True)}
+    found = {entry.name: entry.finish(total, level, interval) for entry, total in zip(chosen, moments, strict=True)}
+    chosen_by_reward = (_CHOSEN_BY_REWARD,) if lowest > 0 and seen >= _MANY else ()
+    return {name: dataclasses.replace(each, reasons=each.reasons + chosen_by_reward) for name, each in found.items()}
