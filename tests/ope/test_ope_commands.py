@@ -23,7 +23,8 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 def test_every_command_and_option_says_what_it_is() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert set(commands) == {"coverage", "evaluate", "gate", "promote", "report", "rollback", "verdicts"}
+    wanted = {"coverage", "evaluate", "gate", "gate-coverage", "promote", "report", "rerun", "rollback", "tune", "verdicts"}
+    assert set(commands) == wanted
     for command in commands.values():
         assert command.help and all(parameter.help for parameter in command.params if parameter.param_type_name == "option")
 
@@ -75,7 +76,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["gate"], "Missing option '--task-config'"),
+        (["gate"], "--task-config: not given"),
         (["gate", "--task-config", "absent.yaml"], "absent.yaml: cannot be read"),
         (["gate", "--task-config", str(TASK), "--set", "gate.levl=0.1"], "gate.levl: unknown key; did you mean `level`"),
         (["gate", "--task-config", str(TASK), "--set", "gte.level=0.1"], "gte: unknown section; did you mean `gate`"),
