@@ -1,5 +1,7 @@
 # Few verbs, the same here and in CI. Each does its own set-up in .venv; a machine with Python 3.11 and make is enough.
 PYTHON ?= python3
+# What the demo learns: digits or video_upload.
+TASK ?= digits
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -20,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## the whole loop on real data, at most two minutes
-	$(BIN)/serving demo
+	$(BIN)/serving demo --task $(TASK)
 
 drill: $(STAMP)  ## plant bad and good challengers in a running loop, and see the gate stop, promote and undo them
 	$(BIN)/serving drill

@@ -5,7 +5,9 @@ import sys
 import typer
 
 from bandits.errors import BanditsError
+from ope.commands_coverage import coverage_command
 from ope.commands_evaluate import evaluate
+from ope.commands_tune import tune
 from ope.errors import OpeError
 from ope.gate.commands import gate, promote, report, rerun, rollback, verdicts
 from ope.gate.commands_coverage import gate_coverage
@@ -18,8 +20,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (evaluate, gate, promote, rollback, report, rerun, verdicts, gate_coverage):
+for command in (evaluate, gate, promote, rollback, report, rerun, tune, verdicts, gate_coverage):
     app.command()(command)
+app.command("coverage")(coverage_command)
 
 BAD_INPUT = 2
 # `ope gate` and `ope rerun` answer 2 for a veto, so their errors are 3.

@@ -5,7 +5,9 @@ rollback is one poll away, and so does the baseline, which the kill switch puts 
 is loaded beside the champion and decides for its share of the units.
 """
 
+import dataclasses
 import logging
+import random
 import threading
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -20,6 +22,7 @@ from bandits.programs import BATCH_BUCKETS, run_decide
 from bandits.requests import Requests
 from bandits.store import Pointer
 from bandits.traffic import CHALLENGER_ARM, Assignment, Split, assign, whole
+from serving.catalogues import CatalogueFile
 from serving.errors import NotReady, SnapshotNotServed
 from serving.fields import shown
 from serving.tasks import Shapes, TaskRules
@@ -84,8 +87,10 @@ class Served(NamedTuple):
 class SnapshotHolder:
     """The served snapshots of one task. `refresh` is called by one thread; `served` by any."""
 
-    def __init__(self, source: SourceOfSnapshots, rules: TaskRules) -> None:
+    def __init__(self, source: SourceOfSnapshots, rules: TaskRules, *, catalogue: CatalogueFile | None = None) -> None:
+        #: Swapped as a whole when the catalogue changes.
         self.rules = rules
+        self._catalogue = catalogue
         #: Snapshots that failed to load since the start.
         self.failures = 0
         self._source = source
@@ -99,6 +104,11 @@ class SnapshotHolder:
         if self._served is None:
             raise NotReady(f"task: {self.rules.name!r} has no warm snapshot yet; wait until its health is SERVING")
         return self._served
+
+    @property
+    def ready(self) -> bool:
+        """Is there a warm snapshot?"""
+        return self._served is not None
 
     def start(self) -> None:
         """Loads and warms the champion, and compiles the task's own policy, so that its first challenger finds its programs ready.
@@ -130,6 +140,14 @@ class SnapshotHolder:
             self._note_failure(wanted, error)
         self._served = after
         return after.deciding is not before.deciding or after.split != before.split
+
+    def refresh_catalogue(self) -> bool:
+        """One look at the catalogue's file; true if another one is served now."""
+        found = self._catalogue.poll() if self._catalogue is not None else None
+        if found is None or found.version == self.rules.catalogue.version:
+            return False
+        self.rules = dataclasses.replace(self.rules, catalogue=found)
+        return True
 
     def _moved(self, served: Served, pointer: Pointer) -> Served:
         sorts = (served.champion, served.challenger, served.previous, served.baseline)
@@ -182,11 +200,13 @@ def _without_ended_stage(served: Served, pointer: Pointer) -> Served:
 
 
 class SnapshotWatch:
-    """A thread that looks at the store of every task, each `poll_s` seconds."""
+    """A thread that looks at the store of every task, each `poll_s` seconds and a random part of `jitter_s` more."""
 
-    def __init__(self, holders: Sequence[SnapshotHolder], *, poll_s: float) -> None:
+    def __init__(self, holders: Sequence[SnapshotHolder], *, poll_s: float, jitter_s: float = 0.0) -> None:
         self._holders = holders
-        self._poll_s = poll_s
+        self._poll_s, self._jitter_s = poll_s, jitter_s
+        # Nothing that is drawn for a decision: it only spreads the reloads of several servers.
+        self._spread = random.Random()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshot-watch", daemon=True)
         self._thread.start()
@@ -197,7 +217,7 @@ class SnapshotWatch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._poll_s):
+        while not self._stop.wait(self._poll_s + self._jitter_s * self._spread.random()):
             for holder in self._holders:
                 self._look(holder)
 
@@ -205,6 +225,8 @@ class SnapshotWatch:
         try:
             if holder.refresh():
                 _logger.info("task %s: %s decides now", holder.rules.name, holder.served.deciding.digest)
+            if holder.refresh_catalogue():
+                _logger.info("task %s: catalogue %s is served now", holder.rules.name, holder.rules.catalogue.version)
         except Exception:
             # Whatever it was, the next look comes: a watch that died would serve one snapshot for ever.
             _logger.exception("task %s: the store could not be looked at", holder.rules.name)

@@ -9,6 +9,7 @@ from bandits.programs import candidate_bucket
 from protos import config
 from protos.errors import ConfigError
 from protos.task import TaskFile
+from serving.catalogues import Catalogue, catalogue_of
 from serving.config import Limits, Traffic
 
 __all__ = ["Shapes", "TaskKey", "TaskRules", "compiled_shapes", "parse_rules", "rules_by_key"]
@@ -45,9 +46,10 @@ class TaskRules:
     schema_digest: str
     context_size: int
     feature_size: int
-    catalogue: tuple[str, ...]
+    catalogue: Catalogue
     shapes: Shapes
-    known_actions: frozenset[str]
+    #: Encoded features of a candidate that names none, little-endian float32.
+    default_features: bytes
 
     @property
     def name(self) -> str:
@@ -79,9 +81,9 @@ def parse_rules(task: TaskFile) -> TaskRules:
         schema_digest=schema.digest,
         context_size=schema.context_size,
         feature_size=schema.action_feature_size,
-        catalogue=tuple(schema.actions),
+        catalogue=catalogue_of({action: {} for action in schema.actions}, schema, limits),
         shapes=compiled_shapes(policy, limits),
-        known_actions=frozenset(schema.actions),
+        default_features=schema.encode_action({}).vector.astype("<f4").tobytes(),
     )
 
 
