@@ -52,7 +52,7 @@ def test_a_gain_is_found() -> None:
 @pytest.mark.slow
 def test_level_and_power_in_400_seeds_as_the_command_tells_them(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["gate-coverage", "--seeds", "400", "--json"])
+        main(["coverage", "--gate", "--json"])
     outcomes = {outcome["scenario"]: outcome for outcome in json.loads(capsys.readouterr().out)}
     assert not ended.value.code and outcomes["gain of 3.5 standard errors"]["promoted"] >= 0.80
     # The known-bad case fails, so the simulation can tell: a fixed bound is crossed in 17 % or so.
