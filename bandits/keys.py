@@ -5,6 +5,7 @@ is written here on plain uint32 arithmetic, for numpy and for JAX alike, because
 bits depend on a flag whose default has changed between versions.
 """
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +24,8 @@ _SLOT_DRAW, _VALUE_DRAW, _WALK = 0, 1, 2
 
 def decision_id(*, tenant: str, task: str, request_id: str, arm: str, snapshot_digest: str) -> bytes:
     """Sixteen bytes that name the decision: the same request on the same snapshot and arm is the same decision."""
-    return _hash(tenant, task, request_id, arm, snapshot_digest)
+    before, behind = _around(tenant, task, arm, snapshot_digest)
+    return hashlib.blake2b(before + _length_prefixed((request_id,)) + behind, digest_size=DECISION_ID_BYTES).digest()
 
 
 def draw_key(identifier: bytes) -> np.ndarray:
@@ -69,6 +71,12 @@ def _draws(key: Any, slots: int, purpose: int) -> Any:
     counter = np.arange(slots, dtype=np.uint32)
     first, _ = threefry2x32((key[0], key[1]), (counter, np.full_like(counter, purpose)))
     return first >> np.uint32(1)
+
+
+@functools.lru_cache(maxsize=1024)
+def _around(tenant: str, task: str, arm: str, snapshot_digest: str) -> tuple[bytes, bytes]:
+    """What the ids of one arm and snapshot have before and behind the request's own part."""
+    return _length_prefixed((tenant, task)), _length_prefixed((arm, snapshot_digest))
 
 
 def _hash(*parts: str) -> bytes:

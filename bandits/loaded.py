@@ -10,7 +10,17 @@ import numpy as np
 from bandits.catalog import build
 from bandits.errors import SnapshotError
 from bandits.marginals import Marginals
-from bandits.programs import BATCH_BUCKETS, Outputs, candidate_bucket, run_decide, run_marginals, run_numerators, run_prepare
+from bandits.packed import RowLayout
+from bandits.programs import (
+    BATCH_BUCKETS,
+    Outputs,
+    candidate_bucket,
+    run_decide,
+    run_decide_rows,
+    run_marginals,
+    run_numerators,
+    run_prepare,
+)
 from bandits.requests import Requests
 from bandits.snapshots import Draft, Manifest, Snapshot, decode, encode, golden_arrays
 
@@ -41,6 +51,10 @@ class LoadedPolicy:
     def decide(self, requests: Requests, *, slots: int) -> Outputs:
         """A slate for each request, of at most `slots` slots; `requests.slots` says how many each wants."""
         return run_decide(self._spec, self._params, requests, slots=slots)
+
+    def decide_rows(self, rows: np.ndarray, *, layout: RowLayout, slots: int) -> Outputs:
+        """As `decide`, for requests that are already rows of words (`bandits.packed`), u32[n, words]."""
+        return run_decide_rows(self._spec, self._params, rows, layout=layout, slots=slots)
 
     def slate_numerators(self, requests: Requests, slates: np.ndarray) -> np.ndarray:
         """Conditional propensities, out of 2^31, u32[n, L], of the given slates i32[n, L]; 0 where a slot is absent or impossible."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from bandits.catalog import PolicySpec, build
 from bandits.marginals import Marginals, shortlist_marginals
+from bandits.packed import Row, RowLayout, answer_columns, answer_words, pack, unpack
 from bandits.policy import Batch, Candidates, Policy
 from bandits.preselection import Shortlist, in_request, in_shortlist, shortlist
 from bandits.requests import Requests
@@ -25,6 +26,7 @@ __all__ = [
     "candidate_bucket",
     "compilations",
     "run_decide",
+    "run_decide_rows",
     "run_marginals",
     "run_numerators",
     "run_prepare",
@@ -32,16 +34,15 @@ __all__ = [
 ]
 
 # Requests a call. A larger batch is cut; padding wastes less than the next call would cost (measured: 40 us a call, 7 us a decision).
-BATCH_BUCKETS = (1, 8, 64, 256)
+BATCH_BUCKETS = (1, 8, 32, 64, 256)
 _FEWEST_CANDIDATES = 8
-# Places of the columns of Requests that have an axis of candidates.
-_BY_CANDIDATE = tuple(Requests._fields.index(name) for name in ("actions", "features", "scores", "eligible"))
 
 
 class Outputs(NamedTuple):
     """Per request and slot: `slates` i32[n, L] index into the candidates, `numerators` u32[n, L], `mean` and `scale` f64[n, L].
 
-    `bucket_batch` i32[n] and `bucket_candidates` say which compiled shape each row went through.
+    `bucket_batch` i32[n] and `bucket_candidates` say which compiled shape each row went through. `sound` bool[n]: context and features
+    are normal numbers or zero; of a row that is not sound nothing is to be believed.
     """
 
     slates: np.ndarray
@@ -50,6 +51,7 @@ class Outputs(NamedTuple):
     scale: np.ndarray
     bucket_batch: np.ndarray
     bucket_candidates: int
+    sound: np.ndarray
 
 
 def candidate_bucket(candidates: int) -> int:
@@ -61,12 +63,21 @@ def candidate_bucket(candidates: int) -> int:
 
 def run_decide(spec: PolicySpec, params: Any, requests: Requests, *, slots: int) -> Outputs:
     """Slates drawn for all requests, of at most `slots` slots each."""
-    return _run(_decide_program(spec, slots), params, requests, None, slots)
+    layout = _layout(requests)
+    return run_decide_rows(spec, params, pack(requests, layout), layout=layout, slots=slots)
+
+
+def run_decide_rows(spec: PolicySpec, params: Any, rows: np.ndarray, *, layout: RowLayout, slots: int) -> Outputs:
+    """Slates drawn for all requests, of at most `slots` slots each; `rows` u32[n, words] as `bandits.packed` lays them out."""
+    return _run(_decide_program(spec, layout, slots), params, rows, None, layout.width) if len(rows) else _nothing(slots, layout.width)
 
 
 def run_numerators(spec: PolicySpec, params: Any, requests: Requests, slates: np.ndarray) -> Outputs:
     """The given slates, i32[n, L], with their conditional propensities under the policy."""
-    return _run(_numerators_program(spec, slates.shape[1]), params, requests, slates, slates.shape[1])
+    layout, slots = _layout(requests), slates.shape[1]
+    if not requests.n_rows:
+        return _nothing(slots, layout.width)
+    return _run(_numerators_program(spec, layout, slots), params, pack(requests, layout), slates, layout.width)
 
 
 def run_marginals(spec: PolicySpec, params: Any, requests: Requests, *, slots: int, walks: int) -> Marginals:
@@ -85,19 +96,20 @@ def compilations() -> int:
     return _counter.count
 
 
-def _run(program: Callable[..., Any], params: Any, requests: Requests, slates: np.ndarray | None, slots: int) -> Outputs:
-    width = candidate_bucket(requests.actions.shape[1])
-    parts = []
-    for start, stop, bucket in _chunks(requests.n_rows):
-        padded = _pad(requests, slice(start, stop), bucket, width)
+def _layout(requests: Requests) -> RowLayout:
+    return RowLayout(requests.context.shape[1], candidate_bucket(requests.actions.shape[1]), requests.features.shape[2])
+
+
+def _run(program: Callable[..., Any], params: Any, rows: np.ndarray, slates: np.ndarray | None, width: int) -> Outputs:
+    parts, buckets = [], []
+    for start, stop, bucket in _chunks(len(rows)):
         given = () if slates is None else (_fitted(slates[start:stop], bucket, fill=ABSENT),)
-        outputs = program(params, *padded, *given)
-        rows = stop - start
-        parts.append((*(np.asarray(output)[:rows] for output in outputs), np.full(rows, bucket, np.int32)))
-    if not parts:
-        return _nothing(slots, width)
-    slates_, numerators, mean, scale, batch = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return Outputs(slates_, numerators, mean, scale, batch, width)
+        answers = np.asarray(program(params, _fitted(rows[start:stop], bucket), *given))
+        parts.append(answers[: stop - start])
+        buckets.append(np.full(stop - start, bucket, np.int32))
+    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    slates_, numerators, mean, scale, sound = answer_columns(whole)
+    return Outputs(slates_, numerators, mean, scale, buckets[0] if len(parts) == 1 else np.concatenate(buckets), width, sound)
 
 
 def _chunks(n: int) -> Iterator[tuple[int, int, int]]:
@@ -110,24 +122,19 @@ def _chunks(n: int) -> Iterator[tuple[int, int, int]]:
         start += bucket
 
 
-def _pad(requests: Requests, rows: slice, bucket: int, width: int) -> tuple[np.ndarray, ...]:
-    part = (column[rows] for column in requests)
-    return tuple(_fitted(column, bucket, width if place in _BY_CANDIDATE else None) for place, column in enumerate(part))
-
-
-def _fitted(column: np.ndarray, rows: int, width: int | None = None, *, fill: int = 0) -> np.ndarray:
-    """The column in an array of `rows` rows and, where given, `width` places a row. (numpy's own `pad` costs ten times as much.)"""
-    shape = (rows, *column.shape[1:]) if width is None else (rows, width, *column.shape[2:])
-    if shape == column.shape:
+def _fitted(column: np.ndarray, rows: int, *, fill: int = 0) -> np.ndarray:
+    """The column in an array of `rows` rows. (numpy's own `pad` costs ten times as much.)"""
+    if len(column) == rows:
         return column
-    fitted = np.full(shape, fill, column.dtype)
-    fitted[tuple(slice(size) for size in column.shape)] = column
+    fitted = np.full((rows, *column.shape[1:]), fill, column.dtype)
+    fitted[: len(column)] = column
     return fitted
 
 
 def _nothing(slots: int, width: int) -> Outputs:
     empty = np.zeros((0, slots))
-    return Outputs(empty.astype(np.int32), empty.astype(np.uint32), empty, empty, np.zeros(0, np.int32), width)
+    rows = np.zeros(0, np.int32)
+    return Outputs(empty.astype(np.int32), empty.astype(np.uint32), empty, empty, rows, width, rows.astype(bool))
 
 
 @functools.lru_cache(maxsize=64)
@@ -141,29 +148,29 @@ def _prepare_program(spec: PolicySpec) -> Any:
     return jax.jit(build(spec).prepare)
 
 
-@functools.lru_cache(maxsize=64)
-def _decide_program(spec: PolicySpec, slots: int) -> Any:
+@functools.lru_cache(maxsize=256)
+def _decide_program(spec: PolicySpec, layout: RowLayout, slots: int) -> Any:
     policy = build(spec)
 
-    def decide(params: Any, context: Any, actions: Any, features: Any, ranked: Any, eligible: Any, size: Any, key: Any) -> Any:
-        listed = _shortlist(spec, policy, params, context, Candidates(actions, features, ranked), key, eligible)
-        slate = sample_slate(policy, listed.scores, listed.mask, key, size, slots=slots)
-        return _outputs(listed, in_request(listed, slate.action), slate.numerator)
+    def decide(params: Any, row: Any) -> Any:
+        request = unpack(row, layout)
+        listed = _listed(spec, policy, params, request)
+        slate = sample_slate(policy, listed.scores, listed.mask, request.draw_key, request.slots, slots=slots)
+        return _answer(listed, in_request(listed, slate.action), slate.numerator, request)
 
-    return jax.jit(jax.vmap(decide, in_axes=(None, 0, 0, 0, 0, 0, 0, 0)))
+    return jax.jit(jax.vmap(decide, in_axes=(None, 0)))
 
 
-@functools.lru_cache(maxsize=64)
-def _numerators_program(spec: PolicySpec, slots: int) -> Any:
+@functools.lru_cache(maxsize=256)
+def _numerators_program(spec: PolicySpec, layout: RowLayout, slots: int) -> Any:
     policy = build(spec)
 
-    def numerators(
-        params: Any, context: Any, actions: Any, features: Any, ranked: Any, eligible: Any, size: Any, key: Any, slate: Any
-    ) -> Any:
-        listed = _shortlist(spec, policy, params, context, Candidates(actions, features, ranked), key, eligible)
-        return _outputs(listed, slate, slate_numerators(policy, listed.scores, listed.mask, in_shortlist(listed, slate)))
+    def numerators(params: Any, row: Any, slate: Any) -> Any:
+        request = unpack(row, layout)
+        listed = _listed(spec, policy, params, request)
+        return _answer(listed, slate, slate_numerators(policy, listed.scores, listed.mask, in_shortlist(listed, slate)), request)
 
-    return jax.jit(jax.vmap(numerators, in_axes=(None, 0, 0, 0, 0, 0, 0, 0, 0)))
+    return jax.jit(jax.vmap(numerators, in_axes=(None, 0, 0)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -184,9 +191,14 @@ def _shortlist(spec: PolicySpec, policy: Policy, params: Any, context: Any, cand
     return shortlist(policy, params, context, candidates, typed_key, eligible=eligible, most=spec.preselect)
 
 
-def _outputs(listed: Shortlist, slate: jax.Array, numerators: jax.Array) -> tuple[jax.Array, ...]:
+def _listed(spec: PolicySpec, policy: Policy, params: Any, row: Row) -> Shortlist:
+    candidates = Candidates(row.actions, row.features, row.scores)
+    return _shortlist(spec, policy, params, row.context, candidates, row.draw_key, row.eligible)
+
+
+def _answer(listed: Shortlist, slate: jax.Array, numerators: jax.Array, row: Row) -> jax.Array:
     chosen = jnp.maximum(slate, 0)
-    return slate, numerators, listed.mean[chosen], listed.scale[chosen]
+    return answer_words(slate, numerators, listed.mean[chosen], listed.scale[chosen], row.sound)
 
 
 class _CompilationCounter:

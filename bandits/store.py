@@ -4,6 +4,7 @@
                   challengers/<digest>.json  one a challenger; closed by its verdict
                   champion.json              the pointer, moved by compare-and-swap
                   verdicts/<id>.json         what the gate said
+                  looks/, followups/       what the gate declared and saw; what came after a promotion
                   kill_switch.json           there = the baseline decides
                   audit.jsonl                every move, appended
 
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 from bandits.durable import append_line, make_folder, read_json, read_lines, read_record, sync_names, write_whole
 from bandits.errors import ChampionMoved, StoreError, UnknownSnapshot, VerdictRefused
 from bandits.loaded import LoadedPolicy, encode_snapshot, load_policy, read_snapshot
+from bandits.pointer import Pointer, begun, promoted, rolled_back
 from bandits.snapshots import MANIFEST_FILE, Draft, Manifest, Snapshot, decode_manifest
 from protos import config
 
@@ -31,17 +33,6 @@ __all__ = ["Challenger", "Pointer", "Store"]
 
 # A task's name that can be a folder on every system; as long as a name may be.
 _FOLDER = re.compile(r"[\w-][\w.-]{0,127}")
-
-
-class Pointer(NamedTuple):
-    """Which snapshot serves. `generation` counts the moves; `verdict` is the id of the one quoted; `baseline` is the first champion."""
-
-    digest: str
-    previous: str
-    verdict: str
-    generation: int
-    moved_us: int
-    baseline: str
 
 
 class Challenger(NamedTuple):
@@ -110,7 +101,7 @@ class Store:
         with self._locked():
             pointer = self.champion()
             kept = {item.digest for item in self.challengers()} | set(self.digests()[-keep:] if keep else [])
-            kept |= {pointer.digest, pointer.previous, pointer.baseline} if pointer else set()
+            kept |= {pointer.digest, pointer.previous, pointer.baseline, pointer.challenger} if pointer else set()
             removed = [digest for digest in self.digests() if digest not in kept]
             for digest in removed:
                 shutil.rmtree(self.snapshot_dir(digest))
@@ -128,15 +119,18 @@ class Store:
             if (standing := self.champion()) is not None:
                 raise ChampionMoved(f"champion: the task has one already ({standing.digest}); promote a challenger instead")
             self._known(digest)
-            pointer = Pointer(digest=digest, previous="", verdict="", generation=1, moved_us=now_us, baseline=digest)
-            return self._move(pointer, action="begin", actor=actor, reason="first champion")
+            return self._move(begun(digest, now_us=now_us), action="begin", actor=actor, reason="first champion")
 
-    def promote(self, digest: str, *, verdict: Mapping[str, Any], expected: Pointer | None, now_us: int, actor: str) -> Pointer:
-        """Moves the champion to `digest`, quoting the verdict that allows it.
+    def promote(
+        self, digest: str, *, verdict: Mapping[str, Any], expected: Pointer | None, now_us: int, actor: str, share: float = 1.0
+    ) -> Pointer:
+        """Gives `digest` a share of the traffic, in (0, 1), or with 1 the champion's place, quoting the verdict that allows it.
 
         `verdict` has the keys `decision` ("promote"), `challenger` (= digest) and `champion` (= expected.digest). Raises
-        VerdictRefused for another one, ChampionMoved if the pointer is no longer `expected`.
+        VerdictRefused for another one or a share that does not grow, ChampionMoved if the pointer is no longer `expected`.
         """
+        if verdict.get("overridden"):
+            raise VerdictRefused(f"verdict: reached with {verdict['overridden']} overridden; such a verdict never promotes")
         if verdict.get("decision") != "promote" or verdict.get("challenger") != digest:
             raise VerdictRefused(
                 f"verdict: decision {verdict.get('decision')!r} on {verdict.get('challenger')!r} does not promote {digest}"
@@ -149,22 +143,21 @@ class Store:
             if verdict.get("champion") != standing.digest:
                 raise VerdictRefused(f"verdict: judged against {verdict.get('champion')!r}, but {standing.digest} serves; judge again")
             self._known(digest)
-            moved = standing._replace(
-                digest=digest, previous=standing.digest, verdict=verdict_id, generation=standing.generation + 1, moved_us=now_us
-            )
-            return self._move(moved, action="promote", actor=actor, reason="verdict")
+            moved = promoted(standing, digest, verdict_id=verdict_id, share=share, now_us=now_us)
+            return self._move(moved, action="promote" if share == 1 else "stage", actor=actor, reason="verdict", quoted=verdict_id)
 
-    def rollback(self, *, reason: str, now_us: int, actor: str) -> Pointer:
-        """Restores the previous champion, quoting the verdict that is undone. Raises StoreError if there is none."""
+    def rollback(self, *, reason: str, now_us: int, actor: str, evidence: str = "") -> Pointer:
+        """Takes a staged challenger's share away, or restores the previous champion; the audit log quotes the verdict that is undone.
+
+        `evidence`: id of a kept verdict that says why, quoted too. Raises StoreError if there is nothing to go back to.
+        """
         with self._locked():
             standing = self.champion()
-            if standing is None or not standing.previous:
+            if standing is None:
                 raise StoreError("champion: there is no previous one to roll back to")
-            self._known(standing.previous)
-            moved = standing._replace(
-                digest=standing.previous, previous=standing.digest, generation=standing.generation + 1, moved_us=now_us
-            )
-            return self._move(moved, action="rollback", actor=actor, reason=reason)
+            moved = rolled_back(standing, now_us=now_us)
+            self._known(moved.digest)
+            return self._move(moved, action="rollback", actor=actor, reason=reason, quoted=standing.quoted, evidence=evidence)
 
     @property
     def kill_switch(self) -> bool:
@@ -224,6 +217,20 @@ class Store:
             raise UnknownSnapshot(f"verdict {verdict_id!r}: not in the store; `ope verdicts` lists them")
         return data
 
+    def put_note(self, kind: str, name: str, note: Mapping[str, Any]) -> None:
+        """Keeps a record of the gate's under a kind (a folder) and a name; the latest stands."""
+        write_whole(self._path / kind / f"{name}.json", json.dumps(note, sort_keys=True, indent=1).encode())
+
+    def notes(self, kind: str) -> dict[str, dict[str, Any]]:
+        """The records of a kind by name."""
+        read = {path.stem: read_json(path) for path in sorted((self._path / kind).glob("*.json"))}
+        return {name: note for name, note in read.items() if note is not None}
+
+    def remark(self, action: str, **entry: Any) -> None:
+        """Appends a line to the audit log that moves nothing."""
+        with self._locked():
+            self._audit({"action": action, **entry})
+
     def verdict_ids(self) -> list[str]:
         """Ids of the verdicts, oldest first."""
         paths = (self._path / "verdicts").glob("*.json")
@@ -242,9 +249,9 @@ class Store:
     def _put_challenger(self, challenger: Challenger) -> None:
         write_whole(self._path / "challengers" / f"{challenger.digest}.json", json.dumps(challenger._asdict()).encode())
 
-    def _move(self, pointer: Pointer, *, action: str, actor: str, reason: str) -> Pointer:
+    def _move(self, pointer: Pointer, *, action: str, actor: str, reason: str, **quotes: str) -> Pointer:
         write_whole(self._path / "champion.json", json.dumps(pointer._asdict(), indent=1).encode())
-        self._audit({"action": action, "actor": actor, "reason": reason, "time_us": pointer.moved_us, **pointer._asdict()})
+        self._audit({"action": action, "actor": actor, "reason": reason, "time_us": pointer.moved_us, **quotes, **pointer._asdict()})
         return pointer
 
     def _audit(self, entry: Mapping[str, Any]) -> None:

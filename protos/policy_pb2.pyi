@@ -258,10 +258,10 @@ class Explanation(_message.Message):
     uncertainty: _builtins.float
     """Posterior standard deviation of the score, in units of reward; 0 where the policy has none."""
     rule: _builtins.str
-    """The rule that fired, for policies made of rules; else empty."""
+    """The rule that fired (the kill switch); else empty."""
     @_builtins.property
     def contributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]:
-        """The features that moved the score most, largest first: name of the encoded feature and its part of the score."""
+        """The features that moved the score most, largest first, with what the score would lose if the feature took its default."""
 
     def __init__(
         self,
@@ -594,6 +594,7 @@ class GetPolicyResponse(_message.Message):
     ACTIONS_FIELD_NUMBER: _builtins.int
     CONTEXT_FEATURES_FIELD_NUMBER: _builtins.int
     KILL_SWITCH_FIELD_NUMBER: _builtins.int
+    CATALOGUE_VERSION_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     snapshot_digest: _builtins.str
     training_watermark_us: _builtins.int
@@ -601,6 +602,8 @@ class GetPolicyResponse(_message.Message):
     config_digest: _builtins.str
     schema_digest: _builtins.str
     kill_switch: _builtins.bool
+    catalogue_version: _builtins.str
+    """Digest of the catalogue that the server holds, 64 hex digits: its ids and their features."""
     @_builtins.property
     def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the task's catalogue, in order."""
@@ -620,10 +623,11 @@ class GetPolicyResponse(_message.Message):
         actions: _abc.Iterable[_builtins.str] | None = ...,
         context_features: _abc.Iterable[Global___SchemaField] | None = ...,
         kill_switch: _builtins.bool = ...,
+        catalogue_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "config_digest", b"config_digest", "context_features", b"context_features", "kill_switch", b"kill_switch", "policy", b"policy", "schema_digest", b"schema_digest", "snapshot_digest", b"snapshot_digest", "training_watermark_us", b"training_watermark_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "catalogue_version", b"catalogue_version", "config_digest", b"config_digest", "context_features", b"context_features", "kill_switch", b"kill_switch", "policy", b"policy", "schema_digest", b"schema_digest", "snapshot_digest", b"snapshot_digest", "training_watermark_us", b"training_watermark_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

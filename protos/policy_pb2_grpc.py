@@ -44,6 +44,11 @@ class PolicyServiceStub:
                 request_serializer=protos_dot_policy__pb2.SelectBatchRequest.SerializeToString,
                 response_deserializer=protos_dot_policy__pb2.SelectBatchResponse.FromString,
                 _registered_method=True)
+        self.SelectStream = channel.stream_stream(
+                '/slateloop.v1.PolicyService/SelectStream',
+                request_serializer=protos_dot_policy__pb2.SelectRequest.SerializeToString,
+                response_deserializer=protos_dot_policy__pb2.SelectResult.FromString,
+                _registered_method=True)
         self.Assign = channel.unary_unary(
                 '/slateloop.v1.PolicyService/Assign',
                 request_serializer=protos_dot_policy__pb2.AssignRequest.SerializeToString,
@@ -73,6 +78,13 @@ class PolicyServiceServicer:
 
     def SelectBatch(self, request, context):
         """Decides many slates in one call. Each request is answered or refused by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SelectStream(self, request_iterator, context):
+        """Decides slates for as long as the caller sends requests: each is answered or refused by itself, in order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +123,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.SelectBatch,
                     request_deserializer=protos_dot_policy__pb2.SelectBatchRequest.FromString,
                     response_serializer=protos_dot_policy__pb2.SelectBatchResponse.SerializeToString,
+            ),
+            'SelectStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.SelectStream,
+                    request_deserializer=protos_dot_policy__pb2.SelectRequest.FromString,
+                    response_serializer=protos_dot_policy__pb2.SelectResult.SerializeToString,
             ),
             'Assign': grpc.unary_unary_rpc_method_handler(
                     servicer.Assign,
@@ -182,6 +199,33 @@ class PolicyService:
             '/slateloop.v1.PolicyService/SelectBatch',
             protos_dot_policy__pb2.SelectBatchRequest.SerializeToString,
             protos_dot_policy__pb2.SelectBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SelectStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/slateloop.v1.PolicyService/SelectStream',
+            protos_dot_policy__pb2.SelectRequest.SerializeToString,
+            protos_dot_policy__pb2.SelectResult.FromString,
             options,
             channel_credentials,
             insecure,

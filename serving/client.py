@@ -3,7 +3,7 @@
 import json
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -125,10 +125,15 @@ class PolicyClient:
 
     def select_batch(self, requests: Sequence[SelectRequest]) -> list[SelectResponse | ServingError]:
         """A slate, or the error of that request alone, for each request in order."""
-        return [
-            item.response if item.HasField("response") else _error(_code_name(item.error.code), item.error.message, item.error.field)
-            for item in self.send_select_batch(requests)
-        ]
+        return [_outcome(item) for item in self.send_select_batch(requests)]
+
+    def select_stream(self, requests: Iterable[SelectRequest]) -> Iterator[SelectResponse | ServingError]:
+        """As `select_batch`, for as long as requests come; each is answered in its turn, on a thread of the server that is kept for it."""
+        try:
+            for item in self._stub.SelectStream(map(_named, requests)):
+                yield _outcome(item)
+        except grpc.RpcError as error:
+            raise error_of(error, address=self._address) from error
 
     def assign(self, task: str, *, unit_id: str) -> AssignResponse:
         """The arm of a unit."""
@@ -204,6 +209,12 @@ def _named(request: SelectRequest) -> SelectRequest:
     named = SelectRequest(request_id=secrets.token_hex(16))
     named.MergeFrom(request)
     return named
+
+
+def _outcome(item: SelectResult) -> SelectResponse | ServingError:
+    if item.HasField("response"):
+        return item.response
+    return _error(_code_name(item.error.code), item.error.message, item.error.field)
 
 
 def _error(code: str, message: str, field: str) -> ServingError:

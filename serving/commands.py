@@ -1,5 +1,6 @@
 """The commands of this room."""
 
+import gc
 import json
 import logging
 import os
@@ -19,8 +20,9 @@ from protos.errors import ProtosError
 from protos.task import load_tasks
 from serving import call_commands
 from serving.config import load_server_config
-from serving.demo.command import demo
+from serving.demo.command import demo, drill
 from serving.errors import ServingError
+from serving.json_logs import log_as_json
 from serving.replay import Report, replay_logs
 from serving.server import Server
 
@@ -31,6 +33,7 @@ app = typer.Typer(
 )
 call_commands.register(app)
 app.command()(demo)
+app.command()(drill)
 
 Tasks = Annotated[Path, typer.Option("--tasks", help="Directory of task files (*.yaml).")]
 StorePath = Annotated[Path, typer.Option("--store", help="Directory of the policy store.")]
@@ -45,12 +48,14 @@ def serve(
     tasks: Tasks,
     store: StorePath,
     logs: Logs,
+    catalogues: Annotated[Path | None, typer.Option("--catalogues", help="Folder of <task>.yaml: actions and features, read anew.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML of the server; configs/serving.yaml documents every key.")] = None,
     address: Annotated[str | None, typer.Option("--address", help="host:port to listen on; port 0 takes any free one.")] = None,
     address_file: Annotated[Path | None, typer.Option("--address-file", help="Write the bound address here once ready.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Threads that answer calls.")] = None,
     reflection: Annotated[bool, typer.Option("--reflection", help="Let clients list services and messages.")] = False,
     final_heartbeat: Annotated[bool, typer.Option("--final-heartbeat", help="At the end, say that no decision will follow.")] = False,
+    json_logs: Annotated[bool, typer.Option("--json-logs", help="One JSON object a line instead of text.")] = False,
     compilation_cache: Annotated[
         Path, typer.Option("--compilation-cache", help="Compiled programs of this host, kept for the next start.")
     ] = Path("~/.cache/slateloop/xla"),
@@ -65,13 +70,16 @@ def serve(
     if print_config:
         print_parts([("", settings, raw)], flags=overrides)
         return
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_as_json() if json_logs else logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("jax").setLevel(logging.WARNING)
     _prepare_jax(compilation_cache.expanduser())
     stop = until_signalled()
-    server = Server(settings, tasks=load_tasks(tasks), store=store, logs=logs)
+    server = Server(settings, tasks=load_tasks(tasks), store=store, logs=logs, catalogues=catalogues)
     try:
         server.start()
+        # What is loaded stays: the collector need not walk it again and again (a full walk stops every call for a tenth of a second).
+        gc.collect()
+        gc.freeze()
         print(f"serving: {server.address}", flush=True)
         if address_file is not None:
             _write_whole(address_file, f"{server.address}\n")

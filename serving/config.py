@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
@@ -16,10 +16,12 @@ class ServerConfig(config.StrictModel):
 
     #: Where to listen, `host:port`; port 0 takes any free one.
     address: str = pydantic.Field(default="127.0.0.1:50051", pattern=r"^.+:\d{1,5}$")
-    #: Threads that answer calls, 1..256. More than the cores times four only adds switching.
-    threads: int = pydantic.Field(default=4, ge=1, le=256)
+    #: Threads that answer calls, 1..256: as many requests are decided together at most (one core, 32 callers: 16 to 32 are best).
+    threads: int = pydantic.Field(default=16, ge=1, le=256)
     #: Calls that may run or wait at once, 1..65,536; one more is refused with RESOURCE_EXHAUSTED.
     max_concurrent_rpcs: int = pydantic.Field(default=256, ge=1, le=65_536)
+    #: SelectStream calls that may be open at once, 0..256; each keeps a thread of its own, and one more is refused.
+    max_streams: int = pydantic.Field(default=4, ge=0, le=256)
     #: Largest message taken, bytes, 1 KiB..8 MiB (a log record holds twice that).
     max_message_bytes: int = pydantic.Field(default=4 << 20, ge=1 << 10, le=8 << 20)
     #: Longest that a call may wait for a thread, seconds, > 0; then DEADLINE_EXCEEDED. Caps any longer deadline of the caller.
@@ -38,6 +40,21 @@ class ServerConfig(config.StrictModel):
     segment_bytes: int = pydantic.Field(default=64 << 20, ge=4 << 10, le=1 << 40)
     #: Written records reach the disk at the latest after this, milliseconds, > 0: what a power cut may take.
     sync_ms: float = pydantic.Field(default=10.0, gt=0.0, le=10_000.0)
+    #: Kafka that the logs are shipped to, `host:port,...`; empty = they are not, and one joiner reads them where they are.
+    bootstrap: str = ""
+    #: librdkafka's own settings, laid over ours (security, client id); idempotence, acks and partitioner stay.
+    kafka: dict[str, str | int | float | bool] = pydantic.Field(default_factory=dict)
+    #: What the broker may be behind the log, bytes, >= 1 MiB, and seconds, > 0; beyond it nothing is acknowledged.
+    log_max_bytes: int = pydantic.Field(default=1 << 30, ge=1 << 20)
+    log_max_age_s: float = pydantic.Field(default=3600.0, gt=0.0)
+    #: Share of the disk that the log leaves free, 0..0.5; below it nothing is acknowledged.
+    disk_reserve: float = pydantic.Field(default=0.05, ge=0.0, le=0.5)
+    #: What is answered while the log takes nothing. `refuse`: UNAVAILABLE. `fallback`: the first eligible candidates, `logged = false`.
+    on_log_full: Literal["refuse", "fallback"] = "refuse"
+    #: Where Prometheus may ask, `host:port` (port 0 takes any free one); empty = nowhere.
+    metrics_address: str = pydantic.Field(default="", pattern=r"^$|^.+:\d{1,5}$")
+    #: Longest that a reload waits, seconds, >= 0: each server waits its own part of it, so that they don't reload all at once.
+    reload_jitter_s: float = pydantic.Field(default=0.0, ge=0.0, le=600.0)
     #: How far an event of Feedback may lie in the future, seconds, >= 0.
     max_future_s: float = pydantic.Field(default=86_400.0, ge=0.0)
     #: Let clients list services and messages (gRPC reflection).

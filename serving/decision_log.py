@@ -9,7 +9,7 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +18,9 @@ from protos.framing import Damage, Record, frame, records
 from protos.log_files import segment_path, segments
 from serving.errors import LogBusy, LogUnavailable
 from serving.group_sync import GroupSync
+from serving.wire import varint
 
-__all__ = ["LogWriter", "stamp_append", "stamp_decision"]
+__all__ = ["LogWriter", "decision_payloads", "stamp_append", "stamp_decision"]
 
 _logger = logging.getLogger(__name__)
 
@@ -36,6 +37,14 @@ def stamp_decision(event: Event, now_us: int) -> None:
     """A decision, and a heartbeat of the decision log, happens when it is appended: so no later record is ever older."""
     (event.decision if event.HasField("decision") else event.heartbeat).event_time_us = now_us
     event.append_time_us = now_us
+
+
+def decision_payloads(bodies: Iterable[bytes], now_us: int) -> Iterator[bytes]:
+    """Serialised Events of serialised Decisions, with their times."""
+    time = varint(now_us)
+    decided, appended = b"\x38" + time, b"\x78" + time
+    for body in bodies:
+        yield b"".join((b"\x0a", varint(len(body) + len(decided)), body, decided, appended))
 
 
 class _Segment(NamedTuple):
@@ -76,12 +85,23 @@ class LogWriter:
 
         Raises LogUnavailable if the log did not take all of them; then none may be acknowledged.
         """
+
+        def payloads(now_us: int) -> Iterator[bytes]:
+            for event in events:
+                self._stamp(event, now_us)
+                yield event.SerializeToString()
+
+        return self._append(payloads)
+
+    def append_decisions(self, bodies: Sequence[bytes]) -> int:
+        """As `append`, for serialised Decisions without times: they happen when they are appended."""
+        return self._append(lambda now_us: decision_payloads(bodies, now_us)) if bodies else self._position
+
+    def _append(self, payloads: Callable[[int], Iterable[bytes]]) -> int:
         with self._lock:
             segment = self._writable()
             now_us = max(self._now_us(), self._last_us)
-            for event in events:
-                self._stamp(event, now_us)
-            data = b"".join(frame(event.SerializeToString()) for event in events)
+            data = b"".join([frame(payload) for payload in payloads(now_us)])
             self._write(segment, data)
             self._last_us = now_us
             self._position += len(data)

@@ -4,21 +4,22 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from protos.events_pb2 import Event
+from bandits.traffic import PINNED_ARM, whole
 from protos.policy_pb2 import SelectRequest, SelectResponse
-from serving.decide import Asked, Decided, decide
-from serving.errors import ServingError
-from serving.fields import refused
+from serving.decide import Asked, decide
+from serving.errors import LogUnavailable, ServingError
+from serving.fallback import unlogged
 from serving.idempotency import RequestKey, RequestMemory
-from serving.messages import decision_event, select_response
+from serving.observers import Observed, Observer
+from serving.record import Recorded, record
 from serving.snapshots import Served, SnapshotHolder
 from serving.tasks import TaskKey, TaskRules
 from serving.validate import Selection, find_task, validate
 
 __all__ = ["Engine"]
 
-# A slate, or why there is none.
-Answer = SelectResponse | ServingError
+# A serialised SelectResponse, or why there is none.
+Answer = bytes | ServingError
 
 
 class _Admitted(NamedTuple):
@@ -36,42 +37,56 @@ class Engine:
         self,
         *,
         holders: Mapping[TaskKey, SnapshotHolder],
-        append: Callable[[Sequence[Event]], object],
+        append: Callable[[Sequence[bytes]], object],
         memory: RequestMemory,
         new_request_id: Callable[[], str],
+        fall_back: bool = False,
+        observer: Observer | None = None,
     ) -> None:
-        """`append` puts events into the decision log, or raises LogUnavailable; `new_request_id` names a request that has no id."""
+        """`append` puts serialised Decisions into the decision log and sets their time, or raises LogUnavailable.
+
+        `new_request_id` names a request that has no id. `fall_back`: answer with unlogged fallbacks while the log takes nothing.
+        """
         self.rules: Mapping[TaskKey, TaskRules] = {key: holder.rules for key, holder in holders.items()}
         self._holders = holders
         self._append = append
         self._memory = memory
         self._new_request_id = new_request_id
+        self._fall_back = fall_back
+        self._observer = observer or Observer()
 
     def holder(self, *, tenant: str, task: str) -> SnapshotHolder:
         """Who serves a task, empty tenant = "default". Raises NotFound."""
         return self._holders[find_task(self.rules, tenant=tenant, task=task).key]
 
-    def select(self, messages: Sequence[SelectRequest]) -> list[Answer]:
+    def select(self, messages: Sequence[SelectRequest]) -> list[SelectResponse | ServingError]:
+        """As `answer`, with the answers as messages: for notebooks and tests."""
+        return [SelectResponse.FromString(found) if isinstance(found, bytes) else found for found in self.answer(messages)]
+
+    def answer(self, messages: Sequence[SelectRequest]) -> list[Answer]:
         """A slate for each request, or the error that it alone has, in order. What is answered stands in the log.
 
         Raises LogUnavailable if the log takes nothing: then no request is answered, and each may be sent again.
         """
-        answers: dict[int, Answer] = {}
+        started_s = self._observer.timer()
+        answers: list[Answer] = [b""] * len(messages)
         admitted: list[_Admitted] = []
-        for index, message in enumerate(messages):
+        for position, message in enumerate(messages):
             try:
-                found = self._admit(index, message)
+                found = self._admit(position, message)
             except ServingError as error:
-                answers[index] = error
+                answers[position] = error
+                self._observer.refused(error.code)
                 continue
-            if isinstance(found, _Admitted):
-                admitted.append(found)
+            if isinstance(found, bytes):
+                answers[position] = found
             else:
-                answers[index] = found
-        answers.update(self._answer(admitted))
-        return [answers[index] for index in range(len(messages))]
+                admitted.append(found)
+        if admitted:
+            self._decide(admitted, answers, started_s)
+        return answers
 
-    def _admit(self, position: int, message: SelectRequest) -> _Admitted | SelectResponse:
+    def _admit(self, position: int, message: SelectRequest) -> _Admitted | bytes:
         """A request that is to be decided, or the answer that it had before."""
         holder = self.holder(tenant=message.tenant, task=message.task)
         selection = validate(message, holder.rules)
@@ -82,44 +97,55 @@ class Engine:
         key = (*holder.rules.key, message.request_id)
         remembered = self._memory.claim(key, body=_body_hash(message))
         if remembered is not None:
-            return SelectResponse.FromString(remembered)
+            return remembered
         try:
             return _Admitted(position, _asked(selection, served), key)
         except ServingError:
             self._memory.release(key)
             raise
 
-    def _answer(self, admitted: Sequence[_Admitted]) -> dict[int, Answer]:
-        if not admitted:
-            return {}
+    def _decide(self, admitted: Sequence[_Admitted], answers: list[Answer], started_s: float) -> None:
+        timer = self._observer.timer
+        admitted_s = timer()
         try:
-            decided = decide([item.asked for item in admitted])
-            self._append([decision_event(item) for item in decided if item.actions])
-        except BaseException:
+            recorded = [item for group in decide([item.asked for item in admitted]) for item in record(group)]
+            bodies = [item.body for item in recorded if item.fault is None]
+            decided_s = timer()
+            self._append(bodies)
+        except BaseException as error:
             for item in admitted:
-                if item.key is not None:
-                    self._memory.release(item.key)
+                self._forget(item)
+            if self._fall_back and isinstance(error, LogUnavailable):
+                return self._answer_unlogged(admitted, answers)
             raise
-        return {
-            item.position: self._remembered(item, answer) if answer.actions else self._nothing_to_show(item)
-            for item, answer in zip(admitted, decided, strict=True)
-        }
+        for made in recorded:
+            self._settle(admitted[made.place], made, answers)
+        appended_s = timer()
+        self._observer.batch(Observed(len(admitted), len(bodies), admitted_s - started_s, decided_s - admitted_s, appended_s - decided_s))
 
-    def _nothing_to_show(self, item: _Admitted) -> ServingError:
-        """The task's masks leave no candidate: there is no decision, and nothing is logged or remembered."""
+    def _settle(self, item: _Admitted, made: Recorded, answers: list[Answer]) -> None:
+        """Answers a request whose decision stands in the log, or that has none."""
+        if made.fault is not None:
+            self._forget(item)
+            self._observer.refused(made.fault.code)
+        elif item.key is not None:
+            self._memory.keep(item.key, answer=made.response)
+        answers[item.position] = made.response if made.fault is None else made.fault
+
+    def _answer_unlogged(self, admitted: Sequence[_Admitted], answers: list[Answer]) -> None:
+        for item in admitted:
+            answers[item.position] = unlogged(item.asked)
+            self._observer.fell_back()
+
+    def _forget(self, item: _Admitted) -> None:
         if item.key is not None:
             self._memory.release(item.key)
-        return refused("candidates.eligible", "no candidate may be shown in this context (policy.wrappers: mask); ask with others")
-
-    def _remembered(self, item: _Admitted, decided: Decided) -> SelectResponse:
-        response = select_response(decided)
-        if item.key is not None:
-            self._memory.keep(item.key, answer=response.SerializeToString())
-        return response
 
 
 def _asked(selection: Selection, served: Served) -> Asked:
-    return Asked(selection, served.pinned(selection.pinned), served.kill_switch)
+    if selection.pinned:
+        return Asked(selection, served.pinned(selection.pinned), whole(PINNED_ARM), served.kill_switch)
+    return Asked(selection, *served.assigned(task=selection.rules.name, unit_id=selection.unit_id), served.kill_switch)
 
 
 def _body_hash(message: SelectRequest) -> bytes:

@@ -10,8 +10,8 @@ __all__ = [
     "check_decision_id",
     "check_digest",
     "check_id",
+    "check_packed",
     "normal_floats",
-    "packed_floats",
     "refused",
     "shown",
 ]
@@ -36,6 +36,8 @@ def shown(value: object) -> str:
 
 def check_id(value: str, *, field: str, optional: bool = False) -> None:
     """Raises RequestRefused unless `value` has 1..128 bytes and no NUL (or is empty where optional). Never shown: it may be personal."""
+    if value.isascii() and 0 < len(value) <= ID_BYTES and "\0" not in value:
+        return
     size = len(value.encode())
     if size == 0 and optional:
         return
@@ -57,12 +59,11 @@ def check_digest(value: str, *, field: str) -> None:
         raise refused(field, f"{shown(value)} is no digest; give {_DIGEST_CHARACTERS} lower-case hex digits, or none")
 
 
-def packed_floats(data: bytes, *, count: int, field: str) -> np.ndarray:
-    """Little-endian float32 numbers, [count]. Raises RequestRefused for another length and as `normal_floats` does."""
+def check_packed(data: bytes, *, count: int, field: str) -> None:
+    """Raises RequestRefused unless `data` has the length of `count` float32; the numbers themselves are checked where they are used."""
     if len(data) != 4 * count:
         received = f"{len(data) // 4} numbers" if len(data) % 4 == 0 else f"{len(data)} bytes"
         raise refused(field, f"holds {received}; give {count} little-endian float32 = {4 * count} bytes, in schema order")
-    return normal_floats(np.frombuffer(data, dtype="<f4"), field=field)
 
 
 def normal_floats(values: np.ndarray, *, field: str) -> np.ndarray:

@@ -5,27 +5,33 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
 
 from bandits.first import ensure_champion
 from bandits.store import Store
-from protos import policy_pb2, policy_pb2_grpc
+from protos import policy_pb2
+from protos.events_pb2 import Event
 from protos.log_files import DECISIONS, FEEDBACK
 from protos.task import TaskFile
+from serving.bounds import LogBounds, LogGuard
+from serving.calls import CallHandler, Method, Stream
+from serving.catalogues import CatalogueFile
 from serving.config import ServerConfig
 from serving.decision_log import LogWriter, Stamp, stamp_append, stamp_decision
 from serving.engine import Engine
 from serving.errors import ServingError
 from serving.heartbeats import Heartbeats, heartbeat_event
 from serving.idempotency import RequestMemory
-from serving.interceptor import ErrorInterceptor
-from serving.servicer import Servicer
+from serving.metrics import Metrics, Watched
+from serving.servicer import Servicer, result
+from serving.shipping import Lag, Shipper, kafka_producer
 from serving.snapshots import SnapshotHolder, SnapshotWatch
 from serving.tasks import TaskRules, rules_by_key
 
@@ -39,18 +45,27 @@ _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Heal
 class Server:
     """One server process: `start`, then `drain`. Health is asked by task name, by the service's full name, or by "" for all."""
 
-    def __init__(self, config: ServerConfig, *, tasks: Mapping[str, TaskFile], store: Path, logs: Path) -> None:
-        """Takes over the logs and binds the address; nothing is answered before `start`.
+    def __init__(
+        self, config: ServerConfig, *, tasks: Mapping[str, TaskFile], store: Path, logs: Path, catalogues: Path | None = None
+    ) -> None:
+        """Takes over the logs and binds the address; nothing is answered before `start`. `catalogues`: folder of <task>.yaml.
 
         Raises ConfigError, LogBusy, LogUnavailable, and ServingError where the address cannot be bound.
         """
         self._config = config
         rules = rules_by_key(tasks)
         self._stores = {key: Store(store, key[1]) for key in rules}
-        self._holders = {key: SnapshotHolder(self._stores[key], rule) for key, rule in rules.items()}
+        self._holders = {key: SnapshotHolder(self._stores[key], rule, catalogue=_file(catalogues, rule)) for key, rule in rules.items()}
         self._decisions = self._log(logs / DECISIONS, stamp_decision)
         self._feedback = self._log(logs / FEEDBACK, stamp_append)
         self._health = health.HealthServicer()
+        self.metrics = Metrics(now_us=_now_us)
+        self._shippers = {name: self._shipper(logs / name) for name in (DECISIONS, FEEDBACK) if config.bootstrap}
+        self._guards = {name: self._guard(logs / name) for name in (DECISIONS, FEEDBACK)}
+        self.metrics.watch(Watched(list(self._holders.values()), self._shippers, self._guards))
+        self._metrics_server: Any = None
+        #: Where Prometheus may ask, or empty.
+        self.metrics_address = ""
         self._drained = False
         self._threads: list[SnapshotWatch | Heartbeats] = []
         self._grpc = self._grpc_server()
@@ -64,14 +79,18 @@ class Server:
     def start(self) -> None:
         """Answers health at once and the rest once every task is warm, which it waits for."""
         self._set_health(_NOT_SERVING)
+        self._serve_metrics()
         self._grpc.start()
+        for shipper in self._shippers.values():
+            shipper.start()
         for key, holder in self._holders.items():
             started_s = time.monotonic()
             ensure_champion(self._stores[key], holder.rules.policy, now_us=_now_us(), actor="serving")
+            holder.refresh_catalogue()
             holder.start()
             _logger.info("task %s: warm after %.1f s, %s decides", key[1], time.monotonic() - started_s, holder.served.deciding.digest)
         self._threads = [
-            SnapshotWatch(list(self._holders.values()), poll_s=self._config.poll_s),
+            SnapshotWatch(list(self._holders.values()), poll_s=self._config.poll_s, jitter_s=self._config.reload_jitter_s),
             Heartbeats(self._decisions, every_s=self._config.heartbeat_s, now_us=_now_us),
         ]
         self._set_health(_SERVING)
@@ -88,8 +107,32 @@ class Server:
         if self._config.final_heartbeat:
             with contextlib.suppress(ServingError):
                 self._decisions.append([heartbeat_event(final=True)])
+        for shipper in self._shippers.values():
+            shipper.close(timeout_s=self._config.drain_grace_s)
         self._decisions.close()
         self._feedback.close()
+        if self._metrics_server is not None:
+            self._metrics_server.shutdown()
+            self._metrics_server.server_close()
+
+    def _serve_metrics(self) -> None:
+        if not self._config.metrics_address:
+            return
+        host, _, port = self._config.metrics_address.rpartition(":")
+        try:
+            self._metrics_server, _ = start_http_server(int(port), addr=host, registry=self.metrics.registry)
+        except OSError as error:
+            raise ServingError(f"metrics_address: {self._config.metrics_address!r} cannot be bound; give another") from error
+        self.metrics_address = f"{host}:{self._metrics_server.server_port}"
+
+    def _shipper(self, log: Path) -> Shipper:
+        config = self._config
+        return Shipper(log, producer=lambda: kafka_producer(config.bootstrap, config.kafka), now_us=_now_us)
+
+    def _guard(self, log: Path) -> LogGuard:
+        config, shipper = self._config, self._shippers.get(log.name)
+        bounds = LogBounds(config.log_max_bytes, config.log_max_age_s, config.disk_reserve)
+        return LogGuard(log, bounds, lag=lambda: shipper.lag if shipper else Lag(0, 0.0), now_s=time.monotonic)
 
     def _log(self, path: Path, stamp: Stamp) -> LogWriter:
         config = self._config
@@ -97,15 +140,21 @@ class Server:
 
     def _grpc_server(self) -> Any:
         config = self._config
-        interceptors: Any = [ErrorInterceptor(deadline_cap_s=config.deadline_cap_s, new_error_id=_new_id)]
+        methods = CallHandler(
+            _methods(self._servicer()),
+            deadline_cap_s=config.deadline_cap_s,
+            max_streams=config.max_streams,
+            new_error_id=_new_id,
+            observer=self.metrics,
+        )
         server = grpc.server(
-            concurrent.futures.ThreadPoolExecutor(config.threads, thread_name_prefix="call"),
-            interceptors=interceptors,
+            # A stream keeps its thread for as long as it lives.
+            concurrent.futures.ThreadPoolExecutor(config.threads + config.max_streams, thread_name_prefix="call"),
+            handlers=[methods],
             maximum_concurrent_rpcs=config.max_concurrent_rpcs,
             # Two servers on one port would share the calls between two decision logs without saying so.
             options=[("grpc.max_receive_message_length", config.max_message_bytes), ("grpc.so_reuseport", 0)],
         )
-        policy_pb2_grpc.add_PolicyServiceServicer_to_server(self._servicer(), server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
             reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -114,12 +163,22 @@ class Server:
     def _servicer(self) -> Servicer:
         engine = Engine(
             holders=self._holders,
-            append=self._decisions.append,
+            append=self._append_decisions,
             memory=RequestMemory(entries=self._config.remembered_requests),
             new_request_id=_new_id,
+            fall_back=self._config.on_log_full == "fallback",
+            observer=self.metrics,
         )
         ahead_us = int(self._config.max_future_s * 1e6)
-        return Servicer(engine, append_feedback=self._feedback.append, latest_us=lambda: _now_us() + ahead_us)
+        return Servicer(engine, append_feedback=self._append_feedback, latest_us=lambda: _now_us() + ahead_us)
+
+    def _append_decisions(self, bodies: Sequence[bytes]) -> None:
+        self._guards[DECISIONS].check()
+        self._decisions.append_decisions(bodies)
+
+    def _append_feedback(self, events: Sequence[Event]) -> None:
+        self._guards[FEEDBACK].check()
+        self._feedback.append(events)
 
     def _bind(self) -> int:
         try:
@@ -133,6 +192,25 @@ class Server:
 
     def _rules(self) -> list[TaskRules]:
         return [holder.rules for holder in self._holders.values()]
+
+
+def _file(catalogues: Path | None, rules: TaskRules) -> CatalogueFile | None:
+    if catalogues is None:
+        return None
+    return CatalogueFile(catalogues / f"{rules.name}.yaml", schema=rules.schema, limits=rules.limits)
+
+
+def _methods(servicer: Servicer) -> dict[str, Method | Stream]:
+    """The calls of the service by full name."""
+    messages = policy_pb2
+    return {
+        f"/{_SERVICE}/Select": Method(messages.SelectRequest.FromString, servicer.select),
+        f"/{_SERVICE}/SelectBatch": Method(messages.SelectBatchRequest.FromString, servicer.select_batch),
+        f"/{_SERVICE}/SelectStream": Stream(messages.SelectRequest.FromString, servicer.select_or_say, result),
+        f"/{_SERVICE}/Assign": Method(messages.AssignRequest.FromString, servicer.assign),
+        f"/{_SERVICE}/Feedback": Method(messages.FeedbackRequest.FromString, servicer.feedback),
+        f"/{_SERVICE}/GetPolicy": Method(messages.GetPolicyRequest.FromString, servicer.get_policy),
+    }
 
 
 def _now_us() -> int:

@@ -1,8 +1,8 @@
-"""The five calls of the Policy API: message in, domain, message out. Nothing is decided here."""
+"""The calls of the Policy API: message in, domain, bytes out. Nothing is decided here, and nothing knows of a transport."""
 
 from collections.abc import Callable, Sequence
 
-import grpc
+from google.rpc import code_pb2
 
 from protos.events_pb2 import Event
 from protos.policy_pb2 import (
@@ -15,19 +15,20 @@ from protos.policy_pb2 import (
     RequestError,
     SchemaField,
     SelectBatchRequest,
-    SelectBatchResponse,
     SelectRequest,
-    SelectResponse,
     SelectResult,
 )
 from serving.engine import Answer, Engine
-from serving.errors import ServingError
+from serving.errors import LogUnavailable, ServingError
 from serving.feedback import check_events
 from serving.fields import check_id, refused
-from serving.tasks import CHAMPION_ARM
+from serving.gathering import Gathering
+from serving.wire import length_delimited
 
-__all__ = ["BATCH_REQUESTS", "Servicer"]
+__all__ = ["BATCH_REQUESTS", "Servicer", "result"]
 
+# Unary requests that are decided together, at most: more in a batch makes none of them cheaper.
+GATHERED = 64
 # Requests that a SelectBatch may hold.
 BATCH_REQUESTS = 1024
 
@@ -38,36 +39,42 @@ class Servicer:
     def __init__(self, engine: Engine, *, append_feedback: Callable[[Sequence[Event]], object], latest_us: Callable[[], int]) -> None:
         """`latest_us` tells the latest time that an event may have now, microseconds since the epoch."""
         self._engine = engine
+        self._gathering: Gathering[SelectRequest, Answer] = Gathering(engine.answer, most=GATHERED, common=LogUnavailable)
         self._append_feedback = append_feedback
         self._latest_us = latest_us
 
-    def Select(self, request: SelectRequest, context: grpc.ServicerContext) -> SelectResponse:  # noqa: N802
-        """Decides one slate."""
-        answer = self._engine.select([request])[0]
+    def select(self, request: SelectRequest) -> bytes:
+        """Decides one slate; a serialised SelectResponse."""
+        answer = self._gathering.answer(request)
         if isinstance(answer, ServingError):
             raise answer
         return answer
 
-    def SelectBatch(self, request: SelectBatchRequest, context: grpc.ServicerContext) -> SelectBatchResponse:  # noqa: N802
-        """Decides many slates; each request is answered or refused by itself."""
+    def select_or_say(self, request: SelectRequest) -> bytes:
+        """Decides one slate of a stream; a serialised SelectResult."""
+        return result(self._gathering.answer(request))
+
+    def select_batch(self, request: SelectBatchRequest) -> bytes:
+        """Decides many slates; each request is answered or refused by itself. A serialised SelectBatchResponse."""
         if not 1 <= len(request.requests) <= BATCH_REQUESTS:
             raise refused("requests", f"has {len(request.requests)} entries; send 1 to {BATCH_REQUESTS} a call")
-        return SelectBatchResponse(results=map(_result, self._engine.select(request.requests)))
+        return b"".join([length_delimited(b"\x0a", result(answer)) for answer in self._engine.answer(request.requests)])
 
-    def Assign(self, request: AssignRequest, context: grpc.ServicerContext) -> AssignResponse:  # noqa: N802
+    def assign(self, request: AssignRequest) -> bytes:
         """Tells the arm of a unit."""
         holder = self._engine.holder(tenant=request.tenant, task=request.task)
         check_id(request.unit_id, field="unit_id")
-        policy = holder.served.deciding
-        return AssignResponse(arm=CHAMPION_ARM, arm_probability=1.0, policy=policy.manifest.policy, snapshot_digest=policy.digest)
+        policy, (arm, probability) = holder.served.assigned(task=holder.rules.name, unit_id=request.unit_id)
+        response = AssignResponse(arm=arm, arm_probability=probability, policy=policy.manifest.policy, snapshot_digest=policy.digest)
+        return response.SerializeToString()
 
-    def Feedback(self, request: FeedbackRequest, context: grpc.ServicerContext) -> FeedbackResponse:  # noqa: N802
+    def feedback(self, request: FeedbackRequest) -> bytes:
         """Takes all events of a call into the feedback log, or none."""
         check_events(request.events, tasks=self._engine.rules, latest_us=self._latest_us())
         self._append_feedback(request.events)
-        return FeedbackResponse(accepted=len(request.events))
+        return FeedbackResponse(accepted=len(request.events)).SerializeToString()
 
-    def GetPolicy(self, request: GetPolicyRequest, context: grpc.ServicerContext) -> GetPolicyResponse:  # noqa: N802
+    def get_policy(self, request: GetPolicyRequest) -> bytes:
         """Tells what serves a task, and by which schema it encodes."""
         holder = self._engine.holder(tenant=request.tenant, task=request.task)
         served, rules = holder.served, holder.rules
@@ -77,14 +84,16 @@ class Servicer:
             training_watermark_us=served.deciding.manifest.training_watermark_us,
             config_digest=rules.policy.config_digest,
             schema_digest=rules.schema_digest,
-            actions=rules.catalogue,
+            actions=rules.catalogue.listed.actions if rules.catalogue.listed else (),
+            catalogue_version=rules.catalogue.version,
             context_features=[SchemaField(name=item.name, type=item.type, size=item.width) for item in rules.schema.context],
             kill_switch=served.kill_switch,
-        )
+        ).SerializeToString()
 
 
-def _result(answer: Answer) -> SelectResult:
-    if not isinstance(answer, ServingError):
-        return SelectResult(response=answer)
-    code = grpc.StatusCode[answer.code].value[0]
-    return SelectResult(error=RequestError(code=code, message=str(answer), field=answer.field))
+def result(answer: Answer) -> bytes:
+    """A serialised SelectResult."""
+    if isinstance(answer, bytes):
+        return length_delimited(b"\x0a", answer)
+    code = code_pb2.Code.Value(answer.code)
+    return SelectResult(error=RequestError(code=code, message=str(answer), field=answer.field)).SerializeToString()

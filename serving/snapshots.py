@@ -1,10 +1,13 @@
 """Which snapshot decides: follows the store's pointer, and swaps one reference once the new policy is verified and warm.
 
 A bad snapshot never unseats a good one: it is counted, logged, and tried again later. The previous champion stays loaded, so that a
-rollback is one poll away, and so does the baseline, which the kill switch puts in charge.
+rollback is one poll away, and so does the baseline, which the kill switch puts in charge. While a promotion is staged, the challenger
+is loaded beside the champion and decides for its share of the units.
 """
 
+import dataclasses
 import logging
+import random
 import threading
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -18,6 +21,8 @@ from bandits.loaded import LoadedPolicy
 from bandits.programs import BATCH_BUCKETS, run_decide
 from bandits.requests import Requests
 from bandits.store import Pointer
+from bandits.traffic import CHALLENGER_ARM, Assignment, Split, assign, whole
+from serving.catalogues import CatalogueFile
 from serving.errors import NotReady, SnapshotNotServed
 from serving.fields import shown
 from serving.tasks import Shapes, TaskRules
@@ -44,21 +49,34 @@ class SourceOfSnapshots(Protocol):
 
 
 class Served(NamedTuple):
-    """What may decide now. `previous` is None while there was none, or where it cannot be loaded."""
+    """What may decide now. `previous` is None while there was none, or where it cannot be loaded.
+
+    `challenger` and `split` are there while a promotion is staged and its challenger is loaded; until then the champion decides for
+    all, and says so in the logged arm.
+    """
 
     champion: LoadedPolicy
     previous: LoadedPolicy | None
     baseline: LoadedPolicy
     kill_switch: bool
+    challenger: LoadedPolicy | None = None
+    split: Split | None = None
 
     @property
     def deciding(self) -> LoadedPolicy:
-        """The policy of requests that pin none."""
+        """The policy of requests that pin none; of the champion's arm, while a promotion is staged."""
         return self.baseline if self.kill_switch else self.champion
+
+    def assigned(self, *, task: str, unit_id: str) -> tuple[LoadedPolicy, Assignment]:
+        """Who decides for a unit, and in which arm it is. The kill switch ends an experiment."""
+        if self.kill_switch or self.challenger is None:
+            return self.deciding, whole()
+        assignment = assign(task=task, unit_id=unit_id, split=self.split)
+        return (self.challenger if assignment.arm == CHALLENGER_ARM else self.champion), assignment
 
     def pinned(self, digest: str) -> LoadedPolicy:
         """The policy that a request pins, empty = none. Raises SnapshotNotServed."""
-        allowed = (self.baseline,) if self.kill_switch else (self.champion, self.previous, self.baseline)
+        allowed = (self.baseline,) if self.kill_switch else (self.champion, self.challenger, self.previous, self.baseline)
         for policy in allowed:
             if policy is not None and digest in ("", policy.digest):
                 return policy
@@ -69,8 +87,10 @@ class Served(NamedTuple):
 class SnapshotHolder:
     """The served snapshots of one task. `refresh` is called by one thread; `served` by any."""
 
-    def __init__(self, source: SourceOfSnapshots, rules: TaskRules) -> None:
+    def __init__(self, source: SourceOfSnapshots, rules: TaskRules, *, catalogue: CatalogueFile | None = None) -> None:
+        #: Swapped as a whole when the catalogue changes.
         self.rules = rules
+        self._catalogue = catalogue
         #: Snapshots that failed to load since the start.
         self.failures = 0
         self._source = source
@@ -85,6 +105,11 @@ class SnapshotHolder:
             raise NotReady(f"task: {self.rules.name!r} has no warm snapshot yet; wait until its health is SERVING")
         return self._served
 
+    @property
+    def ready(self) -> bool:
+        """Is there a warm snapshot?"""
+        return self._served is not None
+
     def start(self) -> None:
         """Loads and warms the champion, and compiles the task's own policy, so that its first challenger finds its programs ready.
 
@@ -95,27 +120,42 @@ class SnapshotHolder:
             raise SnapshotError(f"task {self.rules.name!r}: the store has no champion; begin it with ensure_champion")
         baseline = self._load(pointer.baseline)
         champion = baseline if pointer.digest == baseline.digest else self._load(pointer.digest)
-        self._served = Served(champion, self._load_if_sound(pointer.previous), baseline, self._source.kill_switch)
+        served = Served(champion, self._load_if_sound(pointer.previous), baseline, self._source.kill_switch)
+        challenger = self._load_if_sound(pointer.challenger)
+        self._served = served._replace(challenger=challenger, split=pointer.split if challenger else None)
         warm_program(self.rules.policy.spec, self.rules.shapes)
 
     def refresh(self) -> bool:
         """One look at the store; true if something else decides now. A failure leaves what serves in charge."""
-        before = self.served
+        before, wanted = self.served, ""
         after = before._replace(kill_switch=self._source.kill_switch)
         try:
             pointer = self._source.champion()
-            if pointer is not None and pointer.digest != before.champion.digest and not self._waits(pointer.digest):
-                after = self._moved(after, pointer)
-                self._failed = ("", 0)
+            if pointer is not None and _differs(before, pointer):
+                after, wanted = _without_ended_stage(after, pointer), pointer.challenger or pointer.digest
+                if not self._waits(wanted):
+                    after = self._moved(after, pointer)
+                    self._failed = ("", 0)
         except (BanditsError, OSError) as error:
-            self._note_failure(pointer.digest if pointer is not None else "", error)
+            self._note_failure(wanted, error)
         self._served = after
-        return after.deciding is not before.deciding
+        return after.deciding is not before.deciding or after.split != before.split
+
+    def refresh_catalogue(self) -> bool:
+        """One look at the catalogue's file; true if another one is served now."""
+        found = self._catalogue.poll() if self._catalogue is not None else None
+        if found is None or found.version == self.rules.catalogue.version:
+            return False
+        self.rules = dataclasses.replace(self.rules, catalogue=found)
+        return True
 
     def _moved(self, served: Served, pointer: Pointer) -> Served:
-        loaded = {policy.digest: policy for policy in (served.champion, served.previous, served.baseline) if policy is not None}
+        sorts = (served.champion, served.challenger, served.previous, served.baseline)
+        loaded = {policy.digest: policy for policy in sorts if policy is not None}
         champion = loaded.get(pointer.digest) or self._load(pointer.digest)
-        return served._replace(champion=champion, previous=served.champion)
+        challenger = (loaded.get(pointer.challenger) or self._load(pointer.challenger)) if pointer.challenger else None
+        previous = served.previous if champion is served.champion else served.champion
+        return served._replace(champion=champion, previous=previous, challenger=challenger, split=pointer.split)
 
     def _load(self, digest: str) -> LoadedPolicy:
         policy = self._source.load(digest)
@@ -148,12 +188,25 @@ class SnapshotHolder:
         _logger.error("task %s: snapshot %s is not served (%s); the one before stays", self.rules.name, digest, error)
 
 
-class SnapshotWatch:
-    """A thread that looks at the store of every task, each `poll_s` seconds."""
+def _differs(served: Served, pointer: Pointer) -> bool:
+    return (served.champion.digest, served.split) != (pointer.digest, pointer.split)
 
-    def __init__(self, holders: Sequence[SnapshotHolder], *, poll_s: float) -> None:
+
+def _without_ended_stage(served: Served, pointer: Pointer) -> Served:
+    """A challenger that the pointer no longer names decides for nobody, whether or not what it names now can be loaded."""
+    if served.challenger is None or served.challenger.digest in (pointer.challenger, pointer.digest):
+        return served
+    return served._replace(challenger=None, split=None)
+
+
+class SnapshotWatch:
+    """A thread that looks at the store of every task, each `poll_s` seconds and a random part of `jitter_s` more."""
+
+    def __init__(self, holders: Sequence[SnapshotHolder], *, poll_s: float, jitter_s: float = 0.0) -> None:
         self._holders = holders
-        self._poll_s = poll_s
+        self._poll_s, self._jitter_s = poll_s, jitter_s
+        # Nothing that is drawn for a decision: it only spreads the reloads of several servers.
+        self._spread = random.Random()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshot-watch", daemon=True)
         self._thread.start()
@@ -164,7 +217,7 @@ class SnapshotWatch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._poll_s):
+        while not self._stop.wait(self._poll_s + self._jitter_s * self._spread.random()):
             for holder in self._holders:
                 self._look(holder)
 
@@ -172,6 +225,8 @@ class SnapshotWatch:
         try:
             if holder.refresh():
                 _logger.info("task %s: %s decides now", holder.rules.name, holder.served.deciding.digest)
+            if holder.refresh_catalogue():
+                _logger.info("task %s: catalogue %s is served now", holder.rules.name, holder.rules.catalogue.version)
         except Exception:
             # Whatever it was, the next look comes: a watch that died would serve one snapshot for ever.
             _logger.exception("task %s: the store could not be looked at", holder.rules.name)

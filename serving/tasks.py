@@ -9,14 +9,13 @@ from bandits.programs import candidate_bucket
 from protos import config
 from protos.errors import ConfigError
 from protos.task import TaskFile
+from serving.catalogues import Catalogue, catalogue_of
 from serving.config import Limits, Traffic
 
-__all__ = ["CHAMPION_ARM", "Shapes", "TaskKey", "TaskRules", "compiled_shapes", "parse_rules", "rules_by_key"]
+__all__ = ["Shapes", "TaskKey", "TaskRules", "compiled_shapes", "parse_rules", "rules_by_key"]
 
 # Tenant and name: the same name may exist for several tenants.
 TaskKey = tuple[str, str]
-# The arm of a task without an experiment.
-CHAMPION_ARM = "champion"
 # Two compiled widths of candidate lists lie at most this far apart: a compilation costs about a second, padding its share of a call.
 _WIDTH_STEP = 8
 
@@ -47,9 +46,10 @@ class TaskRules:
     schema_digest: str
     context_size: int
     feature_size: int
-    catalogue: tuple[str, ...]
+    catalogue: Catalogue
     shapes: Shapes
-    known_actions: frozenset[str]
+    #: Encoded features of a candidate that names none, little-endian float32.
+    default_features: bytes
 
     @property
     def name(self) -> str:
@@ -81,9 +81,9 @@ def parse_rules(task: TaskFile) -> TaskRules:
         schema_digest=schema.digest,
         context_size=schema.context_size,
         feature_size=schema.action_feature_size,
-        catalogue=tuple(schema.actions),
+        catalogue=catalogue_of({action: {} for action in schema.actions}, schema, limits),
         shapes=compiled_shapes(policy, limits),
-        known_actions=frozenset(schema.actions),
+        default_features=schema.encode_action({}).vector.astype("<f4").tobytes(),
     )
 
 

@@ -1,6 +1,6 @@
 """From a message to a selection that the engine can trust, or a refusal that names field, value and remedy. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -8,13 +8,15 @@ import numpy as np
 from bandits.errors import FeatureError
 from bandits.features import FeatureInput
 from protos import config
+from protos.events_pb2 import CandidateSet
 from protos.policy_pb2 import CandidateFeatures, Context, FeatureValue, SelectRequest
 from protos.task import DEFAULT_TENANT
-from serving.errors import NotFound
-from serving.fields import check_decision_id, check_digest, check_id, normal_floats, packed_floats, refused, shown
+from serving.candidates import CandidateList, candidate_list
+from serving.errors import NotFound, RequestRefused
+from serving.fields import check_decision_id, check_digest, check_id, check_packed, normal_floats, refused, shown
 from serving.tasks import TaskKey, TaskRules
 
-__all__ = ["Selection", "find_task", "validate"]
+__all__ = ["Selection", "find_task", "refuse_unsound", "validate"]
 
 # Name of a task's own catalogue.
 _CATALOGUE = "default"
@@ -23,18 +25,19 @@ _CATALOGUE = "default"
 class Selection(NamedTuple):
     """One request to decide, checked and encoded.
 
-    `context` f32[d]; `features` f32[K, f]; `eligible` bool[K], empty = all; `scores` of an external ranker, [K] or empty.
+    `context` and `features` are the bytes of little-endian float32 [d] and [K, f], of the right length but not yet known to be sound;
+    `eligible` bool[K], empty = all; `scores` of an external ranker, [K] or empty.
     """
 
     rules: TaskRules
     unit_id: str
     request_id: str
-    context: np.ndarray
+    context: bytes
     defaulted: tuple[str, ...]
-    candidates: Sequence[str]
-    eligible: Sequence[bool]
-    features: np.ndarray
-    scores: Sequence[float]
+    candidates: CandidateList
+    eligible: list[bool]
+    features: bytes
+    scores: list[float]
     slate_size: int
     explain: bool
     parent_decision_id: bytes
@@ -48,8 +51,11 @@ def validate(message: SelectRequest, rules: TaskRules) -> Selection:
     check_decision_id(message.parent_decision_id, field="parent_decision_id", optional=True)
     check_digest(message.snapshot_digest, field="snapshot_digest")
     context, defaulted = _context(message.context, rules)
-    candidates = _candidates(message, rules)
-    eligible = _eligible(message, candidates)
+    given = message.candidates
+    candidates = _candidates(message, given, rules)
+    count = len(candidates.actions)
+    eligible = list(given.eligible)
+    _check_length(len(eligible), count, field="candidates.eligible")
     return Selection(
         rules=rules,
         unit_id=message.unit_id,
@@ -58,9 +64,9 @@ def validate(message: SelectRequest, rules: TaskRules) -> Selection:
         defaulted=defaulted,
         candidates=candidates,
         eligible=eligible,
-        features=_candidate_features(message, rules, candidates),
-        scores=_scores(message, candidates),
-        slate_size=_slate_size(message, rules, sum(eligible) if eligible else len(candidates)),
+        features=_candidate_features(message, given, rules, candidates),
+        scores=_scores(given, count),
+        slate_size=_slate_size(message, rules, sum(eligible) if eligible else count),
         explain=message.explain,
         parent_decision_id=message.parent_decision_id,
         pinned=message.snapshot_digest,
@@ -79,35 +85,46 @@ def find_task(tasks: Mapping[TaskKey, TaskRules], *, tenant: str, task: str) -> 
     raise NotFound(f"task: {shown(task)} does not exist; {remedy}", field="task")
 
 
-def _context(context: Context, rules: TaskRules) -> tuple[np.ndarray, tuple[str, ...]]:
-    digest_field = "context.schema_digest"
-    if context.schema_digest and context.schema_digest != rules.schema_digest:
+def refuse_unsound(selection: Selection) -> RequestRefused:
+    """The refusal of a selection whose packed numbers are not all sound."""
+    for data, field in ((selection.context, "context.packed"), (selection.features, "candidates.packed_features")):
+        try:
+            normal_floats(np.frombuffer(data, "<f4"), field=field)
+        except RequestRefused as error:
+            return error
+    raise AssertionError("sound numbers were called unsound")
+
+
+def _context(context: Context, rules: TaskRules) -> tuple[bytes, tuple[str, ...]]:
+    digest, packed = context.schema_digest, context.packed
+    if digest and digest != rules.schema_digest:
         remedy = f"this server encodes by {rules.schema_digest}; read the schema again with GetPolicy"
-        raise refused(digest_field, f"{shown(context.schema_digest)} is another schema; {remedy}")
-    if not context.packed:
+        raise refused("context.schema_digest", f"{shown(digest)} is another schema; {remedy}")
+    if not packed:
         return _encoded_context(context.features, rules)
     if context.features:
         raise refused("context", "has both `features` and `packed`; give one of the two")
-    if not context.schema_digest:
-        raise refused(digest_field, "is empty; packed features need the digest of their schema (GetPolicy tells it)")
-    return packed_floats(context.packed, count=rules.context_size, field="context.packed"), ()
+    if not digest:
+        raise refused("context.schema_digest", "is empty; packed features need the digest of their schema (GetPolicy tells it)")
+    check_packed(packed, count=rules.context_size, field="context.packed")
+    return packed, ()
 
 
-def _encoded_context(features: Mapping[str, FeatureValue], rules: TaskRules) -> tuple[np.ndarray, tuple[str, ...]]:
+def _encoded_context(features: Mapping[str, FeatureValue], rules: TaskRules) -> tuple[bytes, tuple[str, ...]]:
     path = "context.features"
     try:
         vector, defaulted = rules.schema.encode_context(_plain(features, path=path))
     except FeatureError as error:
         raise _of_feature(error) from error
-    return normal_floats(vector, field=path), defaulted
+    return normal_floats(vector, field=path).tobytes(), defaulted
 
 
-def _encoded_action(item: CandidateFeatures, rules: TaskRules, *, path: str) -> np.ndarray:
+def _encoded_action(item: CandidateFeatures, rules: TaskRules, *, path: str) -> bytes:
     try:
         vector = rules.schema.encode_action(_plain(item.features, path=path), path=path).vector
     except FeatureError as error:
         raise _of_feature(error) from error
-    return normal_floats(vector, field=path)
+    return normal_floats(vector, field=path).tobytes()
 
 
 def _of_feature(error: FeatureError) -> Exception:
@@ -124,62 +141,48 @@ def _plain(features: Mapping[str, FeatureValue], *, path: str) -> dict[str, Feat
     return plain
 
 
-def _candidates(message: SelectRequest, rules: TaskRules) -> Sequence[str]:
+def _candidates(message: SelectRequest, given: CandidateSet, rules: TaskRules) -> CandidateList:
     field = "candidates.actions"
-    named, catalogue = list(message.candidates.actions), message.candidates.catalogue
+    named, catalogue = tuple(given.actions), given.catalogue
     if catalogue not in ("", _CATALOGUE):
         raise refused("candidates.catalogue", f"{shown(catalogue)} is not held here; give `{_CATALOGUE}`, or name the actions")
+    own = rules.catalogue
     if not named:
-        own = rules.catalogue if catalogue or not message.HasField("candidates") else ()
-        if not own:
+        if own.listed is None or (not catalogue and message.HasField("candidates")):
             raise refused(field, f"is empty; name at least one action, or the catalogue `{_CATALOGUE}`")
-        return own
-    _check_actions(named, rules, field=field)
-    if catalogue and not rules.known_actions.issuperset(named):
-        strange = next(action for action in named if action not in rules.known_actions)
-        raise refused(field, f"{shown(strange)} is not in catalogue `{catalogue}`; {config.nearest(strange, rules.catalogue)}")
-    return named
-
-
-def _check_actions(actions: Sequence[str], rules: TaskRules, *, field: str) -> None:
+        return own.listed
     most = rules.limits.max_candidates
-    if len(actions) > most:
-        raise refused(field, f"names {len(actions)} actions; give at most {most} (limits.max_candidates)")
-    if len(set(actions)) < len(actions):
-        double = next(action for index, action in enumerate(actions) if action in actions[:index])
-        raise refused(field, f"{shown(double)} stands twice; name each action once")
-    if not rules.known_actions.issuperset(actions):
-        for index, action in enumerate(actions):
-            check_id(action, field=f"{field}[{index}]")
+    if len(named) > most:
+        raise refused(field, f"names {len(named)} actions; give at most {most} (limits.max_candidates)")
+    strange = [action for action in named if action not in own.vectors] if catalogue else []
+    if strange:
+        raise refused(field, f"{shown(strange[0])} is not in catalogue `{catalogue}`; {config.nearest(strange[0], own.vectors)}")
+    return candidate_list(named)
 
 
-def _eligible(message: SelectRequest, candidates: Sequence[str]) -> list[bool]:
-    eligible = list(message.candidates.eligible)
-    _check_length(len(eligible), candidates, field="candidates.eligible")
-    return eligible
+def _check_length(length: int, candidates: int, *, field: str) -> None:
+    if length not in (0, candidates):
+        raise refused(field, f"has {length} entries for {candidates} candidates; give one each, or none")
 
 
-def _check_length(length: int, candidates: Sequence[str], *, field: str) -> None:
-    if length not in (0, len(candidates)):
-        raise refused(field, f"has {length} entries for {len(candidates)} candidates; give one each, or none")
-
-
-def _candidate_features(message: SelectRequest, rules: TaskRules, candidates: Sequence[str]) -> np.ndarray:
-    named, packed = message.candidate_features, message.candidates.packed_features
-    shape = (len(candidates), rules.feature_size)
+def _candidate_features(message: SelectRequest, given: CandidateSet, rules: TaskRules, listed: CandidateList) -> bytes:
+    candidates = len(listed.actions)
+    named, packed = message.candidate_features, given.packed_features
     if named and packed:
         raise refused("candidate_features", "given beside candidates.packed_features; give one of the two")
-    _check_length(len(named), candidates, field="candidate_features")
     if packed:
-        return packed_floats(packed, count=shape[0] * shape[1], field="candidates.packed_features").reshape(shape)
-    if not named and rules.feature_size == 0:
-        return np.zeros(shape, np.float32)
-    items = named or [CandidateFeatures()] * len(candidates)
-    return np.stack([_encoded_action(item, rules, path=f"candidate_features[{index}]") for index, item in enumerate(items)])
+        check_packed(packed, count=candidates * rules.feature_size, field="candidates.packed_features")
+        return packed
+    _check_length(len(named), candidates, field="candidate_features")
+    if not named and rules.feature_size and (listed is rules.catalogue.listed or given.catalogue):
+        return rules.catalogue.features(listed.actions)
+    if not named:
+        return rules.default_features * candidates
+    return b"".join(_encoded_action(item, rules, path=f"candidate_features[{index}]") for index, item in enumerate(named))
 
 
-def _scores(message: SelectRequest, candidates: Sequence[str]) -> Sequence[float]:
-    field, scores = "candidates.scores", list(message.candidates.scores)
+def _scores(given: CandidateSet, candidates: int) -> list[float]:
+    field, scores = "candidates.scores", list(given.scores)
     _check_length(len(scores), candidates, field=field)
     if scores and not np.isfinite(scores).all():
         raise refused(field, "holds a number that is not finite; give finite scores")

@@ -1,8 +1,27 @@
-"""Suite-wide strictness: strict dtype and rank promotion in JAX."""
+"""Suite-wide strictness: strict dtype and rank promotion in JAX. And a bound on what compiled programs hold of the process."""
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
 
 import jax
+import pytest
 
 import bandits  # noqa: F401 (its settings of JAX come before the first computation)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Every compiled program maps memory of its own, and Linux gives a process 65,530 mappings (vm.max_map_count): beyond them the compiler
+# crashes. A suite compiles some ten thousand programs; a server or a learner has a few dozen.
+_MAPPINGS = Path("/proc/self/maps")
+_MOST_MAPPINGS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_mappings() -> Iterator[None]:
+    """Lets the programs of earlier modules go once they hold many mappings."""
+    yield
+    if _MAPPINGS.exists() and _MAPPINGS.read_bytes().count(b"\n") > _MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()

@@ -37,7 +37,10 @@ PURE = (
     "serving/validate.py",
     "attribution/join.py",
     "ope/estimators.py",
-    "ope/gate.py",
+    "ope/gate/checks.py",
+    "ope/gate/decide.py",
+    "ope/gate/evidence.py",
+    "bandits/traffic.py",
 )
 WORLD = {"grpc", "confluent_kafka", "deltalake", "time", "os", "random", "socket", "subprocess", "threading"}
 

@@ -66,11 +66,10 @@ def beta_grid(a: jax.Array, b: jax.Array) -> BetaGrid:
 
 def winners(mass: jax.Array, below: jax.Array, mask: jax.Array) -> jax.Array:
     """Probability that each eligible arm is the largest, [K], zero outside `mask`; `mass` and `below` [K, N]."""
+    # Where a product of tails underflows, or an arm's own tail does, that arm has no mass to win with: nothing is lost by the ratio.
     below = jnp.where(mask[:, None], jnp.maximum(below, jnp.finfo(below.dtype).tiny), 1.0)
-    # Sums of logarithms: the product of many tails underflows, and its ratio to one of them does not.
-    logs = jnp.log(below)
-    others = jnp.sum(logs, axis=0)[None, :] - logs
-    wins = jnp.where(mask, jnp.sum(mass * jnp.exp(others), axis=1), 0.0)
+    others = jnp.prod(below, axis=0)[None, :] / below
+    wins = jnp.where(mask, jnp.sum(mass * others, axis=1), 0.0)
     total = jnp.sum(wins)
     even = jnp.where(mask, 1.0, 0.0) / jnp.maximum(jnp.sum(mask, dtype=mass.dtype), 1.0)
     return jnp.where(total > 0.0, wins / jnp.where(total > 0.0, total, 1.0), even)

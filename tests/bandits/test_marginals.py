@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bandits.catalog import CATALOG, PolicySpec, build
+from bandits.catalog import PolicySpec, build
 from bandits.marginals import Marginals, exact_marginals, marginals, ordered_slates, sampled_marginals
 from bandits.policy import Batch, Candidates, Dims
 from bandits.programs import run_numerators, run_prepare
 from bandits.requests import Requests
 from bandits.slates import joint_propensities
+from tests.bandits.catalog_cases import by_kind
 
 DIMS = Dims(actions=5, context=3, features=2)
 WIDTH, SLOTS = 5, 3
@@ -73,7 +74,7 @@ def brute_force(joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return anywhere, in_slot
 
 
-@pytest.mark.parametrize("name", sorted(CATALOG))
+@pytest.mark.parametrize("name", by_kind())
 def test_conditional_joint_and_marginal_propensities_agree_over_all_slates(name: str) -> None:
     joint = joint_propensities(case(name).conditional(ALL), ALL)
     assert joint.sum() == pytest.approx(1.0, abs=1e-8)

@@ -239,3 +239,23 @@ def test_a_verdict_is_kept_once_under_its_content(store: Store) -> None:
     assert one == again and store.verdict_ids() == [one] and store.verdict(one) == json.loads('{"a": 1, "b": 2}')
     with pytest.raises(UnknownSnapshot):
         store.verdict("nothing")
+
+
+def test_a_staged_promotion_is_audited_step_by_step_and_undone_by_one_call(store: Store) -> None:
+    first, digest = begun(store), store.publish(draft(2))
+    quotes = verdict(digest, first.digest)
+    staged = store.promote(digest, verdict=quotes, expected=first, now_us=2, actor="gate", share=0.1)
+    assert staged.digest == first.digest and staged.split is not None and staged.split.challenger == digest
+    assert digest not in store.collect(keep=0)
+    back = store.rollback(reason="clicks fell", evidence="e" * 64, now_us=3, actor="gate")
+    assert back.digest == first.digest and back.split is None
+    step, undone = store.audit()[-2:]
+    assert (step["action"], step["quoted"], step["share"]) == ("stage", staged.stage_verdict, 0.1)
+    assert (undone["action"], undone["quoted"], undone["evidence"]) == ("rollback", staged.stage_verdict, "e" * 64)
+
+
+def test_a_pointer_written_before_there_were_stages_is_read(store: Store, tmp_path: Path) -> None:
+    path, pointer = tmp_path / "small" / "champion.json", begun(store)
+    old = {name: value for name, value in pointer._asdict().items() if name in Pointer._fields[:6]}
+    path.write_text(json.dumps(old))
+    assert store.champion() == pointer

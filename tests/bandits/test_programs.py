@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bandits.catalog import CATALOG, PolicySpec, build
+from bandits.catalog import PolicySpec, build
 from bandits.policy import Batch, Dims
 from bandits.programs import BATCH_BUCKETS, candidate_bucket, compilations, run_decide, run_numerators, run_prepare
 from bandits.quantise import DENOMINATOR
 from bandits.requests import Requests
+from tests.bandits.catalog_cases import by_kind
 
 DIMS = Dims(actions=6, context=4, features=0)
 
@@ -53,7 +54,7 @@ def wider(every: Requests, extra: int) -> Requests:
     )
 
 
-@pytest.mark.parametrize("name", sorted(CATALOG))
+@pytest.mark.parametrize("name", by_kind())
 def test_every_batch_size_gives_the_same_numerators(name: str) -> None:
     every = requests(600)
     whole = run_decide(spec(name), params(name), every, slots=2)
@@ -64,7 +65,7 @@ def test_every_batch_size_gives_the_same_numerators(name: str) -> None:
         np.testing.assert_allclose(part.numerators / DENOMINATOR, whole.numerators[rows] / DENOMINATOR, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", sorted(CATALOG))
+@pytest.mark.parametrize("name", by_kind())
 def test_padding_of_the_candidates_gives_the_same_numerators(name: str) -> None:
     every = requests(40)
     plain = run_decide(spec(name), params(name), every, slots=2)
@@ -80,7 +81,7 @@ def test_more_slots_than_wanted_leave_the_first_as_they_are() -> None:
     np.testing.assert_array_equal(four.slates, np.pad(two.slates, ((0, 0), (0, 2)), constant_values=-1))
 
 
-@pytest.mark.parametrize("name", sorted(CATALOG))
+@pytest.mark.parametrize("name", by_kind())
 def test_no_request_is_an_answer_without_rows(name: str) -> None:
     none = rows_of(requests(1), slice(0, 0))
     for outputs in (
@@ -91,7 +92,7 @@ def test_no_request_is_an_answer_without_rows(name: str) -> None:
         assert (outputs.slates.dtype, outputs.numerators.dtype) == (np.int32, np.uint32)
 
 
-@pytest.mark.parametrize("name", sorted(CATALOG))
+@pytest.mark.parametrize("name", by_kind())
 def test_warm_programs_compile_nothing_and_snapshots_of_one_shape_share_them(name: str) -> None:
     for size in BATCH_BUCKETS:
         run_decide(spec(name), params(name), requests(size), slots=2)

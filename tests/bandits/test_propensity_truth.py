@@ -21,8 +21,13 @@ from bandits.requests import Requests
 
 DIMS = Dims(actions=4, context=3, features=0)
 DRAWS, CANDIDATES, SLOTS = 200_000, 5, 2
+# More slots than there are eligible candidates.
+LONGEST = 6
 PAIRS = np.array(list(itertools.permutations(range(4), 2)), np.int32)
-SINGLES = np.arange(CANDIDATES, dtype=np.int32)[:, None]
+# The first slot alone: what stands behind it has no say. Of the width of the pairs, so that one program serves both.
+SINGLES = np.column_stack([np.arange(CANDIDATES), np.full(CANDIDATES, -1)]).astype(np.int32)
+# Rows of the smaller requests: one compiled shape for all of them.
+FEW = 64
 CONTEXT = np.array([0.4, -1.0, 0.7], np.float32)
 
 
@@ -36,7 +41,6 @@ class Drawn(NamedTuple):
 
 def requests(n: int, **changes: np.ndarray) -> Requests:
     """One request n times, with the keys of n decisions; the last candidate is not eligible, the one before it is unknown."""
-    names = (decision_id(tenant="t", task="t", request_id=str(number), arm="champion", snapshot_digest="0") for number in range(n))
     columns = {
         "context": np.tile(CONTEXT, (n, 1)),
         "actions": np.tile(np.array([0, 1, 2, DIMS.actions, 3], np.int32), (n, 1)),
@@ -44,9 +48,15 @@ def requests(n: int, **changes: np.ndarray) -> Requests:
         "scores": np.zeros((n, CANDIDATES)),
         "eligible": np.tile(np.array([1, 1, 1, 1, 0], bool), (n, 1)),
         "slots": np.full(n, SLOTS, np.int32),
-        "draw_key": np.stack([draw_key(name) for name in names]),
+        "draw_key": keys(n),
     }
     return Requests(**{**columns, **changes})
+
+
+@functools.cache
+def keys(n: int) -> np.ndarray:
+    names = (decision_id(tenant="t", task="t", request_id=str(number), arm="champion", snapshot_digest="0") for number in range(n))
+    return np.stack([draw_key(name) for name in names])
 
 
 def spec(name: str, floor: float = 0.05) -> PolicySpec:
@@ -75,8 +85,9 @@ def drawn(request: pytest.FixtureRequest) -> Drawn:
 
 
 def propensities_of(which: PolicySpec, learned: Any, slates: np.ndarray) -> np.ndarray:
-    """Conditional propensities f64[n, L] of given slates i32[n, L] of the one request."""
-    return run_numerators(which, learned, requests(len(slates)), slates).numerators / DENOMINATOR
+    """Conditional propensities f64[n, L] of given slates i32[n, L], n <= FEW, of the one request."""
+    padded = np.pad(slates, ((0, FEW - len(slates)), (0, 0)), mode="edge")
+    return run_numerators(which, learned, requests(FEW), padded).numerators[: len(slates)] / DENOMINATOR
 
 
 def frequencies_agree(slates: np.ndarray, propensities: np.ndarray, vector: np.ndarray) -> bool:
@@ -136,23 +147,23 @@ def test_a_logger_that_does_not_mask_what_was_drawn_is_found(drawn: Drawn) -> No
 @pytest.mark.parametrize("name", sorted(CATALOG))
 def test_forced_slots_have_propensity_one(name: str) -> None:
     """A slate of all eligible candidates: the last slot has one candidate left; a request with one candidate is all forced."""
-    outputs = run_decide(spec(name), params(name), requests(64, slots=np.full(64, 4, np.int32)), slots=4)
-    assert np.all(outputs.numerators[:, 3] == DENOMINATOR) and np.all(np.sort(outputs.slates, axis=1) == np.arange(4))
-    alone = requests(64, eligible=np.tile(np.arange(5) == 3, (64, 1)), slots=np.ones(64, np.int32))
-    outputs = run_decide(spec(name), params(name), alone, slots=4)
+    outputs = run_decide(spec(name), params(name), requests(FEW, slots=np.full(FEW, 4, np.int32)), slots=LONGEST)
+    assert np.all(outputs.numerators[:, 3] == DENOMINATOR) and np.all(np.sort(outputs.slates[:, :4], axis=1) == np.arange(4))
+    alone = requests(FEW, eligible=np.tile(np.arange(5) == 3, (FEW, 1)), slots=np.ones(FEW, np.int32))
+    outputs = run_decide(spec(name), params(name), alone, slots=LONGEST)
     assert np.all(outputs.slates[:, 0] == 3) and np.all(outputs.numerators[:, 0] == DENOMINATOR)
     assert np.all(outputs.slates[:, 1:] == -1) and np.all(outputs.numerators[:, 1:] == 0)
 
 
 @pytest.mark.parametrize("name", sorted(CATALOG))
 def test_a_slate_longer_than_its_candidates_ends_where_they_end(name: str) -> None:
-    outputs = run_decide(spec(name), params(name), requests(64, slots=np.full(64, 6, np.int32)), slots=6)
+    outputs = run_decide(spec(name), params(name), requests(FEW, slots=np.full(FEW, LONGEST, np.int32)), slots=LONGEST)
     assert np.all(outputs.slates[:, :4] >= 0) and np.all(outputs.slates[:, 4:] == -1) and np.all(outputs.numerators[:, 4:] == 0)
 
 
 @pytest.mark.parametrize("name", sorted(CATALOG))
 def test_the_propensity_of_a_drawn_slate_is_what_was_logged(name: str) -> None:
-    every, learned = requests(64), params(name)
+    every, learned = requests(FEW), params(name)
     outputs = run_decide(spec(name), learned, every, slots=SLOTS)
     again = run_numerators(spec(name), learned, every, outputs.slates)
     np.testing.assert_allclose(again.numerators.astype(float), outputs.numerators, rtol=0, atol=DENOMINATOR * 1e-9)
@@ -162,8 +173,8 @@ def test_the_propensity_of_a_drawn_slate_is_what_was_logged(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(CATALOG))
 def test_an_impossible_slate_has_propensity_zero(name: str) -> None:
     impossible = np.array([[4, 0], [1, 1], [0, -1], [-1, 0], [6, 0]], np.int32)
-    numerators = run_numerators(spec(name), params(name), requests(len(impossible)), impossible).numerators
-    assert np.all((numerators > 0) == [[False, True], [True, False], [True, False], [False, True], [False, True]])
+    propensities = propensities_of(spec(name), params(name), impossible)
+    assert np.all((propensities > 0) == [[False, True], [True, False], [True, False], [False, True], [False, True]])
 
 
 def test_all_slates_of_a_request_sum_to_one() -> None:

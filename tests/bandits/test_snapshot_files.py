@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bandits.catalog import CATALOG, PolicySpec, build
+from bandits.catalog import PolicySpec, build
 from bandits.errors import SnapshotError
 from bandits.loaded import encode_snapshot, load_policy, read_snapshot
 from bandits.policy import Batch, Dims
 from bandits.programs import compilations
 from bandits.snapshots import Draft, decode
+from tests.bandits.catalog_cases import by_kind
 
 DIMS = Dims(actions=3, context=2, features=0)
 FILES = ("manifest.json", "state.safetensors", "params.safetensors", "golden.safetensors")
@@ -53,7 +54,7 @@ def resealed(files: Mapping[str, bytes], **changes: Any) -> tuple[str, dict[str,
     return hashlib.sha256(text).hexdigest(), {**files, "manifest.json": text}
 
 
-@pytest.mark.parametrize("name", sorted(CATALOG))
+@pytest.mark.parametrize("name", by_kind())
 def test_a_snapshot_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
     digest, files = encode_snapshot(draft(name))
     assert sorted(files) == sorted(FILES) and list(files)[-1] == "manifest.json"

@@ -51,12 +51,12 @@ def publish(store: Store, shop: TaskPolicy, *, seed: int) -> str:
     return store.publish(Draft(spec=shop.spec, state=jax.jit(policy.update)(policy.init(), batch), manifest=manifest))
 
 
-def promote(store: Store, digest: str) -> None:
-    """Makes a published snapshot the champion."""
+def promote(store: Store, digest: str, *, share: float = 1.0) -> None:
+    """Makes a published snapshot the champion, or gives it a share of the traffic."""
     pointer = store.champion()
     assert pointer is not None
     verdict = {"decision": "promote", "challenger": digest, "champion": pointer.digest}
-    store.promote(digest, verdict=verdict, expected=pointer, now_us=pointer.moved_us + 1, actor="test")
+    store.promote(digest, verdict=verdict, expected=pointer, now_us=pointer.moved_us + 1, actor="test", share=share)
 
 
 def select_request(shop: TaskPolicy, *, unit: str = "u", request_id: str = "", **fields: Any) -> SelectRequest:

@@ -13,9 +13,9 @@ from bandits.config import TaskPolicy
 from protos.events_pb2 import CandidateSet, Decision, Event, Heartbeat, Impression, Reward, SeenSlot, Signal, Slot
 from protos.policy_pb2 import CandidateFeatures, Context, FeatureValue, SelectRequest
 from serving import errors
+from serving.calls import CallHandler, status_of
 from serving.client import PolicyClient, error_of
 from serving.errors import NotFound, RequestRefused, ServerFault, ServingError, SnapshotNotServed
-from serving.interceptor import ErrorInterceptor, status_of
 from serving.server import Server
 from tests.serving.kit import records_of, select_request, serving_from
 
@@ -309,7 +309,7 @@ def test_every_foreign_status_becomes_an_error_of_the_tree() -> None:
 
 
 def test_a_bug_is_an_opaque_id_outside_and_its_text_inside(caplog: pytest.LogCaptureFixture) -> None:
-    interceptor = ErrorInterceptor(deadline_cap_s=1.0, new_error_id=lambda: "the-id")
-    error = interceptor._known(ZeroDivisionError("secret"), "/method")
+    handler = CallHandler({}, deadline_cap_s=1.0, max_streams=1, new_error_id=lambda: "the-id")
+    error = handler._known(ZeroDivisionError("secret"), "/method")
     assert isinstance(error, ServerFault) and "the-id" in str(error) and "secret" not in str(error)
     assert "the-id" in caplog.text and "secret" in caplog.text

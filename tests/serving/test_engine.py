@@ -3,23 +3,25 @@
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bandits.config import TaskPolicy
 from bandits.store import Store
-from protos.events_pb2 import FALLBACK_REASON_KILL_SWITCH, CandidateSet, Decision
+from protos.events_pb2 import FALLBACK_REASON_KILL_SWITCH, FALLBACK_REASON_LOG_FULL, CandidateSet, Decision
 from protos.policy_pb2 import CandidateFeatures, Context, FeatureValue, SelectRequest, SelectResponse
 from protos.task import load_tasks
 from serving.engine import Engine
 from serving.errors import LogUnavailable, NotFound, NotReady, RequestIdReused, RequestRefused, SnapshotNotServed
+from serving.gathering import Gathering, _Waiting
 from serving.idempotency import RequestMemory
 from serving.snapshots import SnapshotHolder
 from serving.tasks import parse_rules
 from tests.serving.kit import promote, publish, select_request
+from tests.serving.test_engine_draws import shop as running_shop
 
 DENOMINATOR = 1 << 31
 
@@ -31,10 +33,10 @@ class Log:
         self.decisions: list[Decision] = []
         self.full = False
 
-    def append(self, events: Any) -> None:
+    def append(self, bodies: Sequence[bytes]) -> None:
         if self.full:
             raise LogUnavailable("log: full")
-        self.decisions += [event.decision for event in events]
+        self.decisions += map(Decision.FromString, bodies)
 
 
 @pytest.fixture
@@ -200,3 +202,52 @@ def test_drawn_slates_have_the_frequencies_that_were_logged(engine: Engine, stor
         if drawn:
             p = drawn[0]
             assert abs(len(drawn) / len(firsts) - p) <= 5.2 * math.sqrt(p * (1 - p) / len(firsts))
+
+
+def test_the_reasons_of_a_linear_score_are_its_terms(tmp_path: Path) -> None:
+    """With a linear basis, what a feature adds to a score is the same whatever the others are, and the parts add up."""
+    running = running_shop(tmp_path / "linear", settings={"basis": "linear"})
+    (response,) = running.select([select_request(running.policy, explain=True)])
+    (plain,) = running.select([select_request(running.policy, context=Context(), explain=True)])
+    assert [item.action for item in response.explanations] == [slot.action for slot in response.slots]
+    intercept = {item.action: item.score for item in plain.explanations}
+    for item in response.explanations:
+        assert item.uncertainty > 0 and {part.feature for part in item.contributions} == {"weights", "member"}
+        sizes = [abs(part.value) for part in item.contributions]
+        assert sizes == sorted(sizes, reverse=True)
+        if item.action in intercept:
+            assert item.score - sum(part.value for part in item.contributions) == pytest.approx(intercept[item.action], abs=1e-9)
+    assert not any(item.contributions for item in plain.explanations)
+
+
+def test_while_the_log_takes_nothing_a_flagged_fallback_may_answer(engine: Engine, log: Log, shop: TaskPolicy) -> None:
+    engine._fall_back, log.full = True, True
+    only = CandidateSet(actions=["c", "d", "a"], eligible=[False, True, True])
+    response = answer(engine, select_request(shop, request_id="r", candidates=only, slate_size=1))
+    assert [slot.action for slot in response.slots] == ["d"] and response.slots[0].numerator == DENOMINATOR
+    assert not response.logged and response.fallback == FALLBACK_REASON_LOG_FULL and not response.decision_id
+    log.full = False
+    assert answer(engine, select_request(shop, request_id="r", candidates=only, slate_size=1)).logged and len(log.decisions) == 1
+
+
+def test_a_bug_in_one_of_many_waiting_requests_is_nobody_elses() -> None:
+    def answers(requests: Sequence[int]) -> list[float]:
+        return [1 / number for number in requests]
+
+    gathering: Gathering[int, float] = Gathering(answers, most=8, common=LogUnavailable)
+    waiting = [_Waiting(number) for number in (1, 0, 4)]
+    gathering._answer_batch(waiting)
+    assert [item.answer for item in waiting] == [1.0, None, 0.25] and isinstance(waiting[1].error, ZeroDivisionError)
+
+
+def test_gathered_requests_get_their_own_answers() -> None:
+    sizes: list[int] = []
+
+    def doubled(numbers: Sequence[int]) -> list[int]:
+        sizes.append(len(numbers))
+        return [2 * number for number in numbers]
+
+    gathering: Gathering[int, int] = Gathering(doubled, most=8, common=LogUnavailable)
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(gathering.answer, range(2_000))) == [2 * number for number in range(2_000)]
+    assert sum(sizes) == 2_000 and max(sizes) <= 8

@@ -17,6 +17,7 @@ from protos.framing import frame
 from protos.log_files import DECISIONS, segment_path
 from protos.policy_pb2 import SelectRequest, SelectResponse
 from protos.task import load_task
+from serving.decision_log import decision_payloads
 from serving.engine import Engine
 from serving.errors import RequestRefused
 from serving.idempotency import RequestMemory
@@ -47,11 +48,11 @@ class Running:
         ensure_champion(self.store, self.policy, now_us=1)
         self.holder = SnapshotHolder(self.store, parse_rules(file))
         self.holder.start()
-        self.events: list[Any] = []
+        self.bodies: list[bytes] = []
         numbers = iter(range(10**9))
         self.engine = Engine(
             holders={self.holder.rules.key: self.holder},
-            append=self.events.extend,
+            append=self.bodies.extend,
             memory=RequestMemory(entries=10),
             new_request_id=lambda: f"drawn-{next(numbers)}",
         )
@@ -61,14 +62,20 @@ class Running:
         assert all(isinstance(answer, SelectResponse) for answer in answers), answers[:1]
         return answers  # type: ignore[return-value]
 
+    def change(self, place: int, changed: Callable[[Decision], object]) -> None:
+        """What the log would hold, had the server logged something else."""
+        decision = Decision.FromString(self.bodies[place])
+        changed(decision)
+        self.bodies[place] = decision.SerializeToString()
+
     @property
     def decisions(self) -> list[Decision]:
-        return [event.decision for event in self.events]
+        return list(map(Decision.FromString, self.bodies))
 
     def replay(self) -> Any:
         log = self.folder / "logs" / DECISIONS
         log.mkdir(parents=True, exist_ok=True)
-        segment_path(log, 0).write_bytes(b"".join(frame(event.SerializeToString()) for event in self.events))
+        segment_path(log, 0).write_bytes(b"".join(map(frame, decision_payloads(self.bodies, 1_700_000_000_000_000))))
         return replay_logs(self.folder / "logs", store=self.folder / "store")
 
 
@@ -179,7 +186,7 @@ def no_density(decision: Decision) -> None:
 @pytest.mark.parametrize("change", [other_value, other_density, no_density])
 def test_replay_finds_a_value_that_its_key_does_not_draw(load: Running, change: Callable[[Decision], None]) -> None:
     ask(load, 3)
-    change(load.events[1].decision)
+    load.change(1, change)
     report = load.replay()
     assert report.fault_count == 1 and report.faults[0].kind == "record" and "its key and bin give" in report.faults[0].text
 
@@ -188,7 +195,7 @@ def test_a_discrete_action_has_no_value_and_replay_finds_one(tmp_path: Path) -> 
     running = shop(tmp_path)
     running.select(requests(running, 2))
     assert not any(slot.HasField("value") or slot.HasField("density") for decision in running.decisions for slot in decision.slots)
-    running.events[0].decision.slots[0].value = 1.0
+    running.change(0, lambda decision: setattr(decision.slots[0], "value", 1.0))
     assert "no bin of a range" in running.replay().faults[0].text
 
 
@@ -201,4 +208,4 @@ def test_what_is_masked_is_not_shown_by_the_first_champion_either(tmp_path: Path
     assert [len(answer.slots) for answer in running.select(requests(running, 1, candidates=CandidateSet(actions=["a", "c", "b"])))] == [1]
     (nothing,) = running.engine.select(requests(running, 1, request_id="r", candidates=CandidateSet(actions=["a", "b"]), slate_size=1))
     assert isinstance(nothing, RequestRefused) and "policy.wrappers: mask" in str(nothing)
-    assert len(running.events) == 51 and running.replay().sound
+    assert len(running.bodies) == 51 and running.replay().sound

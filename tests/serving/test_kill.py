@@ -35,11 +35,14 @@ def process(tmp_path: Path, tasks: Path, compilation_cache: Path) -> Process:
     return Process(tmp_path, tmp_path / "tasks", compilation_cache)
 
 
-def test_a_server_that_is_killed_or_ended_has_logged_what_it_acknowledged(process: Process, tmp_path: Path, shop: TaskPolicy) -> None:
+@pytest.mark.parametrize("kills", [KILLS, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_server_that_is_killed_or_ended_has_logged_what_it_acknowledged(
+    kills: int, process: Process, tmp_path: Path, shop: TaskPolicy
+) -> None:
     acknowledged: list[bytes] = []
-    for kill in range(KILLS):
+    for kill in range(kills):
         address = process.start()
-        calls = iter(range(40 + 9 * kill))
+        calls = iter(range(40 + 9 * (kill % 20)))
 
         def killed(calls: Iterator[int] = calls) -> bool:
             if next(calls, None) is None:

@@ -1,6 +1,7 @@
 """The server over loopback with the client: what it answers, swaps under load, drains, and never compiles on the way."""
 
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from protos.task import load_tasks
 from serving import events
 from serving.client import PolicyClient
 from serving.config import ServerConfig
-from serving.errors import LogBusy, RequestIdReused, ServerFault, ServingError, Unavailable
+from serving.errors import LogBusy, Overloaded, RequestIdReused, RequestRefused, ServerFault, ServingError, Unavailable
 from serving.server import Server
 from serving.snapshots import SnapshotHolder
 from tests.serving.kit import hammer, promote, publish, records_of, select_request
@@ -201,3 +202,42 @@ def test_health_is_asked_by_task(start_server: Callable[..., Server]) -> None:
 def test_events_are_what_producers_say() -> None:
     event = events.reward("shop", decision_id=b"1" * 16, unit_id="u", name="buy", value=0.0, event_id="e", event_time_us=1)
     assert event.reward.HasField("value") and not event.reward.HasField("slot") and event.reward.tenant == "default"
+
+
+def test_a_stream_answers_or_refuses_each_request_in_its_turn(start_server: Callable[..., Server], shop: TaskPolicy) -> None:
+    server = start_server(max_streams=1)
+    with PolicyClient(server.address) as caller:
+        requests = [
+            select_request(shop),
+            select_request(shop, unit_id=""),
+            select_request(shop, request_id="r"),
+            select_request(shop, request_id="r"),
+        ]
+        first, refused, third, again = caller.select_stream(iter(requests))
+    assert isinstance(refused, RequestRefused) and refused.field == "unit_id"
+    assert isinstance(first, SelectResponse) and first.logged and third == again
+
+
+def test_one_stream_too_many_is_shed(start_server: Callable[..., Server], shop: TaskPolicy) -> None:
+    server = start_server(max_streams=0)
+    with PolicyClient(server.address) as caller, pytest.raises(Overloaded, match="max_streams"):
+        list(caller.select_stream(iter([select_request(shop)])))
+
+
+def test_prometheus_is_told_what_happened_and_of_nobody(start_server: Callable[..., Server], shop: TaskPolicy) -> None:
+    server = start_server(metrics_address="127.0.0.1:0")
+    with PolicyClient(server.address) as caller:
+        caller.send_select(select_request(shop, unit="somebody"))
+        with pytest.raises(RequestRefused):
+            caller.send_select(select_request(shop, unit_id=""))
+    text = urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=10).read().decode()
+    for line in (
+        'slateloop_calls_total{code="OK",method="Select"} 1.0',
+        'slateloop_calls_total{code="INVALID_ARGUMENT",method="Select"} 1.0',
+        "slateloop_decisions_total 1.0",
+        'slateloop_refusals_total{code="INVALID_ARGUMENT"} 1.0',
+        'slateloop_log_blocked{log="decisions"} 0.0',
+        'slateloop_snapshot_failures_total{task="shop"} 0.0',
+    ):
+        assert line in text, text
+    assert "somebody" not in text and text.count("\n") < 1_000

@@ -1,0 +1,147 @@
+"""The one place where calls meet grpc: bytes in, bytes out, errors to statuses, and calls that waited too long given up.
+
+The handler sees each call where it arrives, before it waits for a thread, and decodes the message itself: grpc answers garbage with
+UNKNOWN, and an interceptor around its own stubs costs a tenth of a decision.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from serving.errors import DeadlineExceeded, Overloaded, RequestRefused, ServerFault, ServingError
+from serving.observers import Observer
+from serving.tracing import CallSpan
+
+__all__ = ["CallHandler", "Method", "Stream", "status_of"]
+
+_logger = logging.getLogger(__name__)
+
+
+class Method(NamedTuple):
+    """A call of one message: `decode` makes it of bytes, `answer` gives the bytes of the reply or raises."""
+
+    decode: Callable[[bytes], Any]
+    answer: Callable[[Any], bytes]
+
+
+class Stream(NamedTuple):
+    """A call of many messages, each answered in its turn; `refuse` says in the stream why one has no answer."""
+
+    decode: Callable[[bytes], Any]
+    answer: Callable[[Any], bytes]
+    refuse: Callable[[ServingError], bytes]
+
+
+class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Serves the methods of one service, by full name ("/package.Service/Method")."""
+
+    def __init__(
+        self,
+        methods: Mapping[str, Method | Stream],
+        *,
+        deadline_cap_s: float,
+        max_streams: int,
+        new_error_id: Callable[[], str],
+        observer: Observer | None = None,
+    ) -> None:
+        self._methods = methods
+        self._deadline_cap_s = deadline_cap_s
+        self._streams_left = max_streams
+        self._new_error_id = new_error_id
+        self._observer = observer or Observer()
+        self._traced = CallSpan.wanted()
+
+    def service(self, handler_call_details: Any) -> Any:
+        """Called where the call arrives, before it waits for a thread."""
+        name = handler_call_details.method
+        method = self._methods.get(name)
+        if method is None:
+            return None
+        arrived_s = time.monotonic()
+        if isinstance(method, Stream):
+            return grpc.stream_stream_rpc_method_handler(lambda requests, context: self._converse(method, name, requests, context))
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: self._answer(method, name, request, context, arrived_s))
+
+    def _answer(self, method: Method, name: str, request: bytes, context: Any, arrived_s: float) -> bytes:
+        code = "OK"
+        span = CallSpan(name, dict(context.invocation_metadata())) if self._traced else None
+        try:
+            self._check_wait(arrived_s, context)
+            return method.answer(_decoded(method.decode, request))
+        except Exception as error:
+            known = self._known(error, name)
+            code = known.code
+            return self._abort(context, known)
+        finally:
+            self._observer.ended(name, code, time.monotonic() - arrived_s)
+            if span is not None:
+                span.end(code, _number(code))
+
+    def _converse(self, method: Stream, name: str, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        if self._streams_left <= 0:
+            self._abort(context, Overloaded("max_streams: all streams are taken; close one, or use SelectBatch"))
+        self._streams_left -= 1
+        try:
+            for request in requests:
+                yield self._turn(method, name, request)
+        finally:
+            self._streams_left += 1
+
+    def _turn(self, method: Stream, name: str, request: bytes) -> bytes:
+        arrived_s, code = time.monotonic(), "OK"
+        try:
+            return method.answer(_decoded(method.decode, request))
+        except Exception as error:
+            known = self._known(error, name)
+            code = known.code
+            return method.refuse(known)
+        finally:
+            self._observer.ended(name, code, time.monotonic() - arrived_s)
+
+    def _abort(self, context: Any, error: ServingError) -> Any:
+        return context.abort_with_status(rpc_status.to_status(status_of(error)))
+
+    def _check_wait(self, arrived_s: float, context: Any) -> None:
+        waited_s = time.monotonic() - arrived_s
+        left_s = context.time_remaining()
+        if waited_s > self._deadline_cap_s or (left_s is not None and left_s <= 0.0):
+            raise DeadlineExceeded(f"the call waited {waited_s:.3f} s (deadline_cap_s is {self._deadline_cap_s}); send fewer at once")
+
+    def _known(self, error: Exception, method: str) -> ServingError:
+        """The error, if the caller may see it; of a bug, an id to look up."""
+        if isinstance(error, ServingError):
+            return error
+        error_id = self._new_error_id()
+        _logger.error("error %s in %s", error_id, method, exc_info=error)
+        return ServerFault(f"internal error {error_id}; quote this id to those who run the server")
+
+
+def status_of(error: ServingError) -> status_pb2.Status:
+    """The error as google.rpc.Status, with the path of the field at fault as BadRequest detail."""
+    details = []
+    if error.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
+        packed = any_pb2.Any()
+        packed.Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+        details.append(packed)
+    return status_pb2.Status(code=_number(error.code), message=str(error), details=details)
+
+
+def _number(code: str) -> int:
+    return int(grpc.StatusCode[code].value[0])
+
+
+def _decoded(deserializer: Callable[[bytes], Any], request: bytes) -> Any:
+    try:
+        return deserializer(request)
+    except DecodeError as error:
+        raise RequestRefused(
+            f"message: {len(request)} bytes are no such message ({error}); send what protos/policy.proto says", field=""
+        ) from error

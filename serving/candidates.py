@@ -1,0 +1,77 @@
+"""The named candidates of a request, with what is worked out of them once and used again: callers name the same ones over and over."""
+
+import functools
+
+import numpy as np
+
+from bandits.loaded import LoadedPolicy
+from bandits.packed import ELIGIBLE
+from protos.events_pb2 import CandidateSet
+from serving.fields import check_id, refused, shown
+from serving.wire import length_delimited
+
+__all__ = ["CandidateList", "candidate_list"]
+
+_FIELD = "candidates.actions"
+# Lists that are kept, and the longest that is: at most some 20 MB of names.
+_KEPT_LISTS, _KEPT_LENGTH = 1024, 128
+# Snapshots whose indices are kept with a list: champion, previous, baseline, challengers, and some that have just gone.
+_KEPT_SNAPSHOTS = 8
+
+
+class CandidateList:
+    """Distinct action ids in the order of a request. Immutable but for what it remembers. Raises RequestRefused for ids that are none."""
+
+    def __init__(self, actions: tuple[str, ...]) -> None:
+        _check(actions)
+        self.actions = actions
+        #: The field `actions` of a CandidateSet, as it is logged.
+        self.encoded: bytes = CandidateSet(actions=actions).SerializeToString()
+        #: The field `action` of the slot in which each candidate stands.
+        self.slot_heads = [length_delimited(b"\x0a", action.encode()) for action in actions]
+        self._words: dict[tuple[str, int], bytes] = {}
+
+    def words(self, policy: LoadedPolicy, width: int) -> bytes:
+        """Scores (none) and actions (all eligible) of a row of words, padded to `width` candidates; see bandits.packed."""
+        key = (policy.digest, width)
+        found = self._words.get(key)
+        if found is None:
+            found = bytes(8 * width) + self._indices(policy, width).tobytes()
+            if len(self._words) >= _KEPT_SNAPSHOTS:
+                self._words.clear()
+            self._words[key] = found
+        return found
+
+    def words_of(self, policy: LoadedPolicy, width: int, *, eligible: list[bool], scores: list[float]) -> bytes:
+        """As `words`, for candidates with eligibility or scores of their own; an empty list = none given."""
+        count, columns = len(self.actions), self._indices(policy, width)
+        if eligible:
+            columns[:count] &= np.where(eligible, np.uint32(0xFFFFFFFF), np.uint32(ELIGIBLE - 1))
+        ranked = np.zeros(width)
+        ranked[: len(scores)] = scores
+        return ranked.tobytes() + columns.tobytes()
+
+    def _indices(self, policy: LoadedPolicy, width: int) -> np.ndarray:
+        index, cold = policy.action_index, policy.cold_action
+        words = np.full(width, cold, np.uint32)
+        words[: len(self.actions)] = [index.get(action, cold) | ELIGIBLE for action in self.actions]
+        return words
+
+
+def candidate_list(actions: tuple[str, ...]) -> CandidateList:
+    """The list of these ids, the same object for the same ids where it is short. Raises RequestRefused."""
+    return _kept(actions) if len(actions) <= _KEPT_LENGTH else CandidateList(actions)
+
+
+@functools.lru_cache(maxsize=_KEPT_LISTS)
+def _kept(actions: tuple[str, ...]) -> CandidateList:
+    return CandidateList(actions)
+
+
+def _check(actions: tuple[str, ...]) -> None:
+    if len(set(actions)) < len(actions):
+        seen: set[str] = set()
+        double = next(action for action in actions if action in seen or seen.add(action))  # type: ignore[func-returns-value]
+        raise refused(_FIELD, f"{shown(double)} stands twice; name each action once")
+    for index, action in enumerate(actions):
+        check_id(action, field=f"{_FIELD}[{index}]")

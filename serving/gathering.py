@@ -1,0 +1,81 @@
+"""Requests that are waiting at the same time are decided together: one of the waiting threads leads, and answers for all.
+
+Between two RPCs everything that a decision needs has left the caches, so that each of its parts costs two to four times what it costs in
+a loop (measured: 300 us of CPU where the loop takes 135), and in a batch a fraction of that. Nobody waits for company by the clock: who
+finds nobody deciding lets the threads run that are ready to, once, and decides.
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+__all__ = ["Gathering"]
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+
+class _Waiting(Generic[Request, Answer]):
+    """A request, and where its answer or its error will stand once `done` is released."""
+
+    __slots__ = ("answer", "done", "error", "request")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.answer: Answer | None = None
+        self.error: Exception | None = None
+        self.done = threading.Lock()
+        self.done.acquire()
+
+
+class Gathering(Generic[Request, Answer]):
+    """Calls `answer_all` with one or more requests, from one thread at a time. Thread-safe."""
+
+    def __init__(self, answer_all: Callable[[Sequence[Request]], Sequence[Answer]], *, most: int, common: type[Exception]) -> None:
+        """`most`: requests of one call; `common`: an error that holds for all of them. After any other each is tried alone: a request
+        that breaks something breaks it for nobody else."""
+        self._answer_all = answer_all
+        self._common = common
+        self._most = most
+        self._queue: deque[_Waiting[Request, Answer]] = deque()
+        self._leading = threading.Lock()
+
+    def answer(self, request: Request) -> Answer:
+        """The answer to one request, or what `answer_all` raised."""
+        mine: _Waiting[Request, Answer] = _Waiting(request)
+        self._queue.append(mine)
+        # Whoever gives up the lead looks at the queue once more, so nothing is left behind by one who failed to get it.
+        while self._queue and self._leading.acquire(blocking=False):
+            try:
+                # Those whose requests are already here come in first: on a busy core, this makes a batch of what would be calls of one.
+                os.sched_yield()
+                self._lead()
+            finally:
+                self._leading.release()
+        mine.done.acquire()
+        if mine.error is not None:
+            raise mine.error
+        return mine.answer  # type: ignore[return-value]
+
+    def _lead(self) -> None:
+        queue = self._queue
+        batch = [queue.popleft() for _ in range(min(len(queue), self._most))]
+        try:
+            self._answer_batch(batch)
+        finally:
+            for item in batch:
+                item.done.release()
+
+    def _answer_batch(self, batch: Sequence[_Waiting[Request, Answer]]) -> None:
+        try:
+            for item, answer in zip(batch, self._answer_all([item.request for item in batch]) if batch else (), strict=True):
+                item.answer = answer
+        except Exception as error:
+            if len(batch) > 1 and not isinstance(error, self._common):
+                for item in batch:
+                    self._answer_batch([item])
+                return
+            for item in batch:
+                item.error = error

@@ -1,0 +1,119 @@
+"""What the server tells Prometheus. Labels are tenants' tasks, policies, methods, codes and stages: never a unit, an item or a request."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from serving.bounds import LogGuard
+from serving.observers import Observed, Observer
+from serving.shipping import Shipper
+from serving.snapshots import SnapshotHolder
+
+__all__ = ["Metrics", "Watched"]
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Watched(NamedTuple):
+    """The parts of a server that are looked at when somebody asks."""
+
+    holders: Iterable[SnapshotHolder]
+    shippers: Mapping[str, Shipper]
+    guards: Mapping[str, LogGuard]
+
+
+class Metrics(Observer):
+    """Counts as calls end; the rest is read when Prometheus comes. Thread-safe."""
+
+    def __init__(self, *, now_us: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry()
+        made: dict[str, Any] = {"registry": self.registry}
+        self._calls = Counter("slateloop_calls_total", "Calls that ended, by method and status.", ["method", "code"], **made)
+        self._latency = Histogram(
+            "slateloop_call_seconds", "From the arrival of a call to its answer.", ["method"], buckets=_SECONDS, **made
+        )
+        self._decisions = Counter("slateloop_decisions_total", "Decisions that were logged and answered.", **made)
+        self._refusals = Counter("slateloop_refusals_total", "Requests of any call without an answer, by status.", ["code"], **made)
+        self._fallbacks = Counter("slateloop_fallbacks_total", "Unlogged fallbacks that were answered.", **made)
+        self._batch = Histogram("slateloop_batch_requests", "Requests that were decided together.", buckets=_SIZES, **made)
+        self._stages = Histogram("slateloop_stage_seconds", "Time of a stage, for a whole batch.", ["stage"], buckets=_SECONDS, **made)
+        self._by_stage = {stage: self._stages.labels(stage) for stage in ("admit", "decide", "append")}
+        self._by_method: dict[tuple[str, str], tuple[Any, Any]] = {}
+        self._now_us = now_us
+
+    def watch(self, watched: Watched) -> None:
+        """Adds what is read when Prometheus comes."""
+        self.registry.register(_Watcher(watched, self._now_us))
+
+    def ended(self, method: str, code: str, seconds: float) -> None:
+        """A call ended."""
+        found = self._by_method.get((method, code))
+        if found is None:
+            name = method.rpartition("/")[2]
+            found = self._by_method[method, code] = (self._calls.labels(name, code), self._latency.labels(name))
+        found[0].inc()
+        found[1].observe(seconds)
+
+    def batch(self, observed: Observed) -> None:
+        """A batch was decided."""
+        self._batch.observe(observed.requests)
+        self._decisions.inc(observed.decided)
+        for stage, seconds in (("admit", observed.admit_s), ("decide", observed.decide_s), ("append", observed.append_s)):
+            self._by_stage[stage].observe(seconds)
+
+    def refused(self, code: str) -> None:
+        """A request got no answer."""
+        self._refusals.labels(code).inc()
+
+    def fell_back(self) -> None:
+        """An unlogged fallback was answered."""
+        self._fallbacks.inc()
+
+    def timer(self) -> float:
+        """Seconds of a clock that only goes forward."""
+        return time.perf_counter()
+
+
+class _Watcher:
+    """Reads snapshots, logs and shippers when it is asked."""
+
+    def __init__(self, watched: Watched, now_us: Callable[[], int]) -> None:
+        self._watched, self._now_us = watched, now_us
+
+    def collect(self) -> Iterable[Any]:
+        """The families of this moment."""
+        yield from self._snapshots()
+        yield from self._logs()
+
+    def _snapshots(self) -> Iterable[Any]:
+        info = GaugeMetricFamily("slateloop_snapshot", "1 for the snapshot that decides.", labels=["task", "policy", "digest"])
+        age = GaugeMetricFamily("slateloop_snapshot_age_seconds", "Since the deciding snapshot was made.", labels=["task"])
+        failures = CounterMetricFamily("slateloop_snapshot_failures", "Snapshots that could not be served.", labels=["task"])
+        for holder in self._watched.holders:
+            task = holder.rules.name
+            failures.add_metric([task], holder.failures)
+            if holder.ready:
+                manifest = holder.served.deciding.manifest
+                info.add_metric([task, manifest.policy, holder.served.deciding.digest], 1.0)
+                age.add_metric([task], max(self._now_us() - manifest.created_us, 0) / 1e6)
+        return (info, age, failures)
+
+    def _logs(self) -> Iterable[Any]:
+        size = GaugeMetricFamily("slateloop_shipping_lag_bytes", "Bytes of a log that the broker does not have.", labels=["log"])
+        age = GaugeMetricFamily("slateloop_shipping_lag_seconds", "Age of the oldest record that the broker does not have.", labels=["log"])
+        retries = CounterMetricFamily("slateloop_shipping_retries", "Chunks that were sent again.", labels=["log"])
+        fatal = CounterMetricFamily("slateloop_shipping_fatal_errors", "Producers that ended fatally.", labels=["log"])
+        blocked = GaugeMetricFamily("slateloop_log_blocked", "1 while a log takes nothing.", labels=["log"])
+        for name, shipper in self._watched.shippers.items():
+            lag = shipper.lag
+            size.add_metric([name], lag.size_bytes)
+            age.add_metric([name], lag.age_s)
+            retries.add_metric([name], shipper.retries)
+            fatal.add_metric([name], shipper.fatal_errors)
+        for name, guard in self._watched.guards.items():
+            blocked.add_metric([name], float(bool(guard.reason)))
+        return (size, age, retries, fatal, blocked)

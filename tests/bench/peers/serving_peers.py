@@ -1,0 +1,87 @@
+"""Other serving stacks with Vowpal Wabbit's SquareCB behind them, in an environment of their own. Touches processes and disk."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from peers.serving_load import Load, Pinned, h2load
+from peers.workers import installed
+
+__all__ = ["PEERS", "Peer", "peer_servers"]
+
+HERE = Path(__file__).resolve().parent
+
+
+class Stack(NamedTuple):
+    """What a peer needs: packages, the path that answers, and how many times faster than it we mean to be."""
+
+    packages: tuple[str, ...]
+    path: str
+    target: float
+
+
+PEERS = {
+    "fastapi": Stack(("fastapi", "uvicorn[standard]", "orjson"), "/select", 1.5),
+    "litserve": Stack(("litserve",), "/predict", 7.0),
+    "bentoml": Stack(("bentoml",), "/select", 7.0),
+    "mlserver": Stack(("mlserver",), "/v2/models/squarecb/infer", 3.0),
+    "ray": Stack(("ray[serve]",), "/", 10.0),
+}
+
+
+class Peer(NamedTuple):
+    """A running peer."""
+
+    title: str
+    server: Pinned
+    body: Path
+    path: str
+
+    def load(self, *, core: int, seconds: int) -> Load:
+        """One run of h2load, JSON over HTTP/1 by 32 connections."""
+        kind = "application/json"
+        return h2load(self.server, self.body, path=self.path, core=core, seconds=seconds, connections=32, streams=1, kind=kind)
+
+
+def peer_servers(
+    running: contextlib.ExitStack, names: Sequence[str], *, folder: Path, scratch: Path, core: int
+) -> dict[str, tuple[Peer | None, str]]:
+    """Each peer that is named, started on the core, or why it is not there."""
+    stacks = {name: PEERS[name] for name in names}
+    python, faults = installed(("vowpalwabbit", "numpy", *(item for stack in stacks.values() for item in stack.packages)), folder=folder)
+    found: dict[str, tuple[Peer | None, str]] = {}
+    for name, stack in stacks.items():
+        missing = [faults[package] for package in stack.packages if package in faults]
+        if missing:
+            found[name] = (None, f"cannot be installed: {missing[0]}")
+            continue
+        body = scratch / f"body-{name}.json"
+        body.write_text(json.dumps(_body(name)))
+        try:
+            server = running.enter_context(Pinned([str(python), str(HERE / "stack_peers.py"), name], core=core))
+        except RuntimeError as error:
+            found[name] = (None, f"does not start: {str(error).strip().splitlines()[-1:]}")
+            continue
+        found[name] = (Peer(server.title, server, body, stack.path), "")
+    return found
+
+
+def _body(name: str) -> Any:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    context, candidates = rng.normal(size=32).round(4).tolist(), rng.normal(size=(20, 16)).round(4).tolist()
+    request = {"unit": "member-1234567", "context": context, "candidates": candidates}
+    if name == "bentoml":
+        return {"request": request}
+    if name == "mlserver":
+        flat = [*context, *(number for row in candidates for number in row)]
+        return {"inputs": [{"name": "request", "shape": [1, len(flat)], "datatype": "FP32", "data": flat}]}
+    return request
+
+
+if __name__ == "__main__":
+    sys.exit("run tests/bench/serving.py")

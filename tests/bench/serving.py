@@ -1,0 +1,268 @@
+"""Benchmark of serving: one JSON object a line with --json, else a line of text a figure.
+
+    python tests/bench/serving.py --json [--only unary,batch,open,assign,peers] [--rounds 5] [--seconds 3] [--no-peers]
+
+A request of 1.7 KB: 32 context features, 20 candidates with 16 features each, a slate of three with its propensities, logged before the
+reply. Servers run on one core, the load (h2load, of nghttp2) on another; rounds alternate between ours and what it is compared with.
+`ratio` is what is better by (above 1 = ours is). Clocks of a busy machine are no verdict: read ratios, and CPU time before wall time.
+
+The no-op echo decodes the same request and builds the same reply on the same grpcio, with its own best number of threads. Ours has no
+request id in the request: h2load sends one body over and over, and a repeated id would be answered from memory.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import jax
+import numpy as np
+import yaml
+from peers.open_loop import open_loop
+from peers.serving_load import Load, Pinned, cores, framed, h2load
+from peers.serving_peers import PEERS, peer_servers
+
+from bandits.catalog import build
+from bandits.config import TaskPolicy, parse_task
+from bandits.first import ensure_champion
+from bandits.policy import Batch
+from bandits.snapshots import Draft
+from bandits.store import Store
+from protos.events_pb2 import CandidateSet
+from protos.policy_pb2 import AssignRequest, Context, SelectBatchRequest, SelectBatchResponse, SelectRequest, SelectResponse
+from protos.task import load_task
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICE = "/slateloop.v1.PolicyService/"
+ACTIONS = tuple(f"item-{index:02d}" for index in range(20))
+CONTEXT, FEATURES, SLOTS, BATCH = 32, 16, 3, 64
+# (connections, streams a connection) of 32 concurrent requests: several may share one read, or none.
+SHAPES = ((4, 8), (32, 1))
+ECHO_THREADS, OUR_THREADS = (4, 8, 16), (16, 32)
+# As in the measurements that the targets come from, the model is linear in its 32 features.
+TASK = {
+    "task": "bench",
+    "features": {
+        "context": [{"name": "context", "size": CONTEXT, "default": 0.0}],
+        "action": [{"name": "features", "size": FEATURES, "default": 0.0}],
+        "actions": list(ACTIONS),
+    },
+    "policy": {"name": "linear_thompson", "slate_size": SLOTS, "settings": {"basis": "linear"}},
+    "limits": {"max_candidates": len(ACTIONS), "max_slots": SLOTS},
+}
+
+
+class Figure(NamedTuple):
+    """One line of the benchmark."""
+
+    figure: str
+    value: float
+    unit: str
+    target: float | None
+    better: str
+    peer: str | None
+    peer_value: float | None
+    ratio: float | None
+    rounds: int
+    note: str = ""
+
+
+class World(NamedTuple):
+    """A store with a learned champion, the tasks, the bodies to send, and the cores."""
+
+    folder: Path
+    core: int
+    load_core: int
+
+    def server(self, name: str, *, threads: int, flags: Sequence[str] = ()) -> Pinned:
+        """Our server on a log of its own."""
+        command = [sys.executable, "-m", "serving", "serve", "--tasks", str(self.folder / "tasks"), "--store", str(self.folder / "store")]
+        command += ["--logs", str(self.folder / f"logs-{name}"), "--address", "127.0.0.1:0", "--threads", str(threads)]
+        return Pinned([*command, "--compilation-cache", str(self.folder / "xla"), *flags], core=self.core)
+
+    def echo(self, *, threads: int) -> Pinned:
+        """The no-op echo."""
+        return Pinned([sys.executable, "tests/bench/peers/echo_server.py", "--threads", str(threads)], core=self.core)
+
+    def load(self, server: Any, method: str, body: str, *, seconds: int, shape: tuple[int, int]) -> Load:
+        """One run of h2load."""
+        connections, streams = shape
+        path = SERVICE + method
+        return h2load(server, self.folder / body, path=path, core=self.load_core, seconds=seconds, connections=connections, streams=streams)
+
+
+def world_in(folder: Path) -> World:
+    """Makes the store and the bodies."""
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "bench.yaml").write_text(yaml.safe_dump(TASK))
+    task = parse_task(load_task(folder / "tasks" / "bench.yaml"))
+    _publish(Store(folder / "store", "bench"), task)
+    one = request(task)
+    (folder / "one").write_bytes(framed(one.SerializeToString()))
+    (folder / "batch").write_bytes(framed(SelectBatchRequest(requests=[one] * BATCH).SerializeToString()))
+    (folder / "assign").write_bytes(framed(AssignRequest(task="bench", unit_id="member-1234567").SerializeToString()))
+    return World(folder, *cores())
+
+
+def request(task: TaskPolicy) -> SelectRequest:
+    """The request of the benchmark, packed."""
+    rng = np.random.default_rng(0)
+    context = Context(packed=rng.normal(size=CONTEXT).astype("<f4").tobytes(), schema_digest=task.schema.digest)
+    features = rng.normal(size=(len(ACTIONS), FEATURES)).astype("<f4").tobytes()
+    return SelectRequest(
+        task="bench", unit_id="member-1234567", context=context, candidates=CandidateSet(actions=ACTIONS, packed_features=features)
+    )
+
+
+def _publish(store: Store, task: TaskPolicy) -> None:
+    """Makes a policy the champion that has learned from 2,000 random rows."""
+    first = ensure_champion(store, task, now_us=1)
+    policy, rng = build(task.spec), np.random.default_rng(0)
+    batch = Batch.of(
+        rng.normal(size=(2_000, CONTEXT)), rng.integers(0, 20, 2_000), rng.normal(size=2_000), features=rng.normal(size=(2_000, FEATURES))
+    )
+    about = {"schema_digest": task.schema.digest, "config_digest": task.config_digest, "kind": "change", "created_us": 2}
+    manifest = {"tenant": task.tenant, "task": task.name, "actions": task.schema.actions, **about}
+    digest = store.publish(Draft(spec=task.spec, state=jax.jit(policy.update)(policy.init(), batch), manifest=manifest))
+    verdict = {"decision": "promote", "challenger": digest, "champion": first.digest}
+    store.promote(digest, verdict=verdict, expected=first, now_us=3, actor="bench")
+
+
+def checked(world: World, server: Any) -> None:
+    """One call of a real client: h2load looks at no gRPC status."""
+    with grpc.insecure_channel(server.address) as channel:
+        answer = SelectResponse.FromString(channel.unary_unary(SERVICE + "Select")((world.folder / "one").read_bytes()[5:]))
+        batch = SelectBatchResponse.FromString(channel.unary_unary(SERVICE + "SelectBatch")((world.folder / "batch").read_bytes()[5:]))
+    assert answer.logged and len(answer.slots) == SLOTS and answer.policy == "linear_thompson", answer
+    assert len(batch.results) == BATCH and all(item.response.logged for item in batch.results), batch.results[0]
+
+
+def throughput(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
+    """Unary Select beside the echo, and SelectBatch beside unary; each with its best number of threads."""
+    with contextlib.ExitStack() as running:
+        echoes = {threads: running.enter_context(world.echo(threads=threads)) for threads in ECHO_THREADS}
+        ours = {threads: running.enter_context(world.server(f"t{threads}", threads=threads)) for threads in OUR_THREADS}
+        for server in ours.values():
+            checked(world, server)
+        for shape in SHAPES:
+            yield from _beside_echo(world, echoes, ours, shape=shape, rounds=rounds, seconds=seconds)
+        yield from _batches(world, ours, rounds=rounds, seconds=seconds)
+
+
+def _beside_echo(
+    world: World, echoes: dict[int, Any], ours: dict[int, Any], *, shape: tuple[int, int], rounds: int, seconds: int
+) -> Iterator[Figure]:
+    ratios, costs, echoed, answered = [], [], [], []
+    for _ in range(rounds):
+        theirs = max((world.load(server, "Select", "one", seconds=seconds, shape=shape) for server in echoes.values()), key=_rate)
+        mine = max((world.load(server, "Select", "one", seconds=seconds, shape=shape) for server in ours.values()), key=_rate)
+        ratios.append(mine.rate / theirs.rate)
+        costs.append(theirs.cpu_us / mine.cpu_us)
+        echoed.append(theirs.rate)
+        answered.append(mine.rate)
+        assert not mine.failed, mine
+    title, note = f"Select, {shape[0]} connections x {shape[1]}", f"ratio by round: {_spread(ratios)}"
+    peer = "no-op echo, grpcio " + grpc.__version__
+    values = (float(np.median(answered)), "requests/s", 0.55, "higher", peer, float(np.median(echoed)), float(np.median(ratios)))
+    yield Figure(title, *values, rounds, note)
+    yield Figure(f"{title}, CPU", *values[:1], "echo's CPU / ours", 0.55, "higher", peer, None, float(np.median(costs)), rounds)
+
+
+def _batches(world: World, ours: dict[int, Any], *, rounds: int, seconds: int) -> Iterator[Figure]:
+    ratios, decided = [], []
+    for _ in range(rounds):
+        unary = max(world.load(server, "Select", "one", seconds=seconds, shape=(4, 8)).rate for server in ours.values())
+        batch = max(world.load(server, "SelectBatch", "batch", seconds=seconds, shape=(4, 1)).rate for server in ours.values())
+        ratios.append(batch * BATCH / unary)
+        decided.append(batch * BATCH)
+    value, ratio = float(np.median(decided)), float(np.median(ratios))
+    note = f"ratio by round: {_spread(ratios)}"
+    yield Figure(f"SelectBatch of {BATCH}", value, "decisions/s", 10.0, "higher", "our unary Select", value / ratio, ratio, rounds, note)
+
+
+def latency(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
+    """p99 with Poisson arrivals at half of capacity, from the intended send time."""
+    with world.server("open", threads=16) as server:
+        capacity = world.load(server, "Select", "one", seconds=seconds, shape=(4, 8)).rate
+        body = (world.folder / "one").read_bytes()[5:]
+        runs = [
+            open_loop(server.address, SERVICE + "Select", body, rate=capacity / 2, seconds=seconds, core=world.load_core)
+            for _ in range(rounds)
+        ]
+        note = f"capacity {capacity:.0f}/s; failed {sum(run.failed for run in runs)}; p50 {np.median([run.p50_ms for run in runs]):.2f} ms"
+        p99 = float(np.median([run.p99_ms for run in runs]))
+        yield Figure("Select, p99 at half of capacity, open loop", p99, "ms", 5.0, "lower", None, None, None, rounds, note)
+
+
+def assignment(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
+    """p99 of Assign, which is a hash alone, at 2,000 a second."""
+    with world.server("assign", threads=16) as server:
+        body = (world.folder / "assign").read_bytes()[5:]
+        runs = [
+            open_loop(server.address, SERVICE + "Assign", body, rate=2_000, seconds=seconds, core=world.load_core) for _ in range(rounds)
+        ]
+        p99, note = float(np.median([run.p99_ms for run in runs])), f"failed {sum(run.failed for run in runs)}"
+        yield Figure("Assign, p99 at 2,000/s, open loop", p99, "ms", 5.0, "lower", None, None, None, rounds, note)
+
+
+def peers(world: World, *, rounds: int, seconds: int, names: Sequence[str]) -> Iterator[Figure]:
+    """Other stacks on the same request and core, each with Vowpal Wabbit behind it."""
+    with world.server("peers", threads=32) as server, contextlib.ExitStack() as running:
+        others = peer_servers(running, names, folder=ROOT / ".bench" / "serving", scratch=world.folder, core=world.core)
+        for name, (peer, fault) in others.items():
+            if peer is None:
+                yield Figure(f"Select beside {name}", 0.0, "requests/s", PEERS[name].target, "higher", name, None, None, 0, fault)
+                continue
+            ratios, theirs = [], []
+            for _ in range(rounds):
+                mine = world.load(server, "Select", "one", seconds=seconds, shape=(4, 8)).rate
+                other = peer.load(core=world.load_core, seconds=seconds).rate
+                ratios.append(mine / other)
+                theirs.append(other)
+            ratio, rate = float(np.median(ratios)), float(np.median(theirs))
+            title = f"Select beside {name}"
+            yield Figure(title, ratio * rate, "requests/s", PEERS[name].target, "higher", peer.title, rate, ratio, rounds, _spread(ratios))
+
+
+def _rate(load: Load) -> float:
+    return load.rate
+
+
+def _spread(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.2f}" for value in values)
+
+
+def main() -> None:
+    """Runs what is asked for, and prints it as it comes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--only", default="throughput,open,assign,peers", help="parts to run, separated by commas")
+    parser.add_argument("--rounds", type=int, default=5, help="alternating rounds")
+    parser.add_argument("--seconds", type=int, default=3, help="length of one load, seconds")
+    parser.add_argument("--no-peers", action="store_true", help="install and run no peers")
+    parser.add_argument("--peers", default=",".join(PEERS), help="peers to install and run, separated by commas")
+    given = parser.parse_args()
+    beside = functools.partial(peers, names=given.peers.split(","))
+    parts: dict[str, Any] = {"throughput": throughput, "open": latency, "assign": assignment, "peers": beside}
+    with tempfile.TemporaryDirectory() as scratch:
+        world = world_in(Path(scratch))
+        for part in given.only.split(","):
+            if part == "peers" and given.no_peers:
+                continue
+            for figure in parts[part](world, rounds=given.rounds, seconds=given.seconds):
+                print(json.dumps(figure._asdict()) if given.json else _line(figure), flush=True)
+
+
+def _line(figure: Figure) -> str:
+    peer = f"  {figure.peer}: {figure.peer_value} (ratio {figure.ratio})" if figure.peer else ""
+    return f"{figure.figure}: {figure.value:.4g} {figure.unit} (target {figure.target}){peer} {figure.note}"
+
+
+if __name__ == "__main__":
+    main()
