@@ -30,8 +30,8 @@ demo: $(STAMP)  ## the whole loop on real data, at most two minutes
 drill: $(STAMP)  ## plant bad and good challengers in a running loop, and see the gate stop, promote and undo them
 	$(BIN)/serving drill
 
-test: $(STAMP)  ## the test suite
-	$(BIN)/python -m pytest -m 'not slow'
+test: $(STAMP)  ## the test suite, in two processes
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadgroup
 
 test-slow: $(STAMP)  ## the longer runs that `make test` leaves out
 	$(BIN)/python -m pytest -m slow
