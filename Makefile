@@ -21,8 +21,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# BROKER=kafka: Apache Kafka is started beside the demo (Java 17, Maven), and events go through it.
+DEMO_BROKER := $(if $(filter kafka,$(BROKER)),$(BIN)/python tests/kafka/broker.py --run)
+
 demo: $(STAMP)  ## the whole loop on real data, at most two minutes
-	$(BIN)/serving demo --task $(TASK)
+	$(DEMO_BROKER) $(BIN)/serving demo --task $(TASK)
 
 drill: $(STAMP)  ## plant bad and good challengers in a running loop, and see the gate stop, promote and undo them
 	$(BIN)/serving drill
