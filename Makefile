@@ -1,12 +1,14 @@
 # Few verbs, the same here and in CI. Each does its own set-up in .venv; a machine with Python 3.11 and make is enough.
 PYTHON ?= python3
+# What the demo learns: digits or video_upload.
+TASK ?= digits
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PYTHONPATH :=
 export VIRTUAL_ENV :=
 
-.PHONY: help setup demo test test-slow fuzz check format bench proto clean
+.PHONY: help setup demo drill test test-slow fuzz check format bench proto clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -20,10 +22,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## the whole loop on real data, at most two minutes
-	$(BIN)/serving demo
+	$(BIN)/serving demo --task $(TASK)
 
-test: $(STAMP)  ## the test suite
-	$(BIN)/python -m pytest -m 'not slow'
+drill: $(STAMP)  ## plant bad and good challengers in a running loop, and see the gate stop, promote and undo them
+	$(BIN)/serving drill
+
+test: $(STAMP)  ## the test suite, in two processes
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadgroup
 
 test-slow: $(STAMP)  ## the longer runs that `make test` leaves out
 	$(BIN)/python -m pytest -m slow

@@ -1,7 +1,10 @@
-"""The command `attribution`: run, backfill, status."""
+"""The command `attribution`."""
 
+import dataclasses
+import datetime
 import json
 import os
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,17 +15,28 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from attribution.backfill import backfill_landed, backfill_source
+from attribution.backfill import TimeRange, backfill_landed, backfill_source
+from attribution.datasets import query as run_query
+from attribution.datasets import write_rows
+from attribution.dead_letters import by_producer
+from attribution.dead_letters import dead_letters as letters_of
 from attribution.embedded_source import EmbeddedSource
 from attribution.errors import AttributionError
+from attribution.housekeeping import compact, delete_unit
+from attribution.housekeeping import expire as expire_tables
 from attribution.kafka_source import KafkaSource
+from attribution.lint import lint as lint_files
+from attribution.membership import Membership
+from attribution.producer import EventProducer
 from attribution.settings import JoinConfig, config_parts, load_join_config
 from attribution.sources import Source
-from attribution.status import report
+from attribution.status import landed_events, needed_since_us, report
+from attribution.topics import ensure_topics
+from attribution.watermarks import FINAL_US
 from attribution.worker import Progress, Worker, run_worker
 from protos.command import print_config, refusing, until_signalled
 from protos.errors import ProtosError
-from protos.task import load_tasks
+from protos.task import DEFAULT_TENANT, load_tasks
 
 __all__ = ["app", "main"]
 
@@ -42,6 +56,11 @@ Overrides = Annotated[
         "--set", help="A value of the tasks' sections `rewards` and `attribution`, laid over every file; repeatable.", metavar="KEY=VALUE"
     ),
 ]
+KafkaSettings = Annotated[
+    list[str] | None,
+    typer.Option("--kafka", help="A setting of librdkafka's own, e.g. security.protocol=SASL_SSL; repeatable.", metavar="KEY=VALUE"),
+]
+Prefix = Annotated[str, typer.Option("--topic-prefix", help="Stands before the names of the four topics at the broker.", metavar="TEXT")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print every value with its origin (flag, file, default), and end.")]
 
@@ -54,6 +73,18 @@ def run(
     source: Annotated[str, typer.Option(help="Where events come from: embedded or kafka.")] = "embedded",
     logs: Logs = None,
     bootstrap: Bootstrap = None,
+    kafka: KafkaSettings = None,
+    prefix: Prefix = "",
+    group: Annotated[
+        str | None,
+        typer.Option(help="Share the partitions with the other members of this Kafka consumer group; without it all are derived here."),
+    ] = None,
+    member: Annotated[
+        str | None, typer.Option(help="Name of this member, its own among the group's: after a restart it finds its partitions again.")
+    ] = None,
+    session_s: Annotated[
+        float, typer.Option(help="A member that is silent for so long loses its partitions, seconds.", min=1.0, max=1800.0)
+    ] = 10.0,
     poll_s: Annotated[float, typer.Option(help="Shortest time between two micro-batches, seconds.", min=0.05, max=60.0)] = 1.0,
     until_final: Annotated[bool, typer.Option("--until-final", help="End when every source has sent its final heartbeat.")] = False,
     overrides: Overrides = None,
@@ -65,7 +96,8 @@ def run(
     if print_config_only:
         _print_config(tasks, overrides or [])
         return
-    opened = _source(source, logs=logs, bootstrap=bootstrap)
+    client = _Client(bootstrap, settings=_settings(kafka), prefix=prefix)
+    opened = _source(source, logs=logs, client=client, members=client.members(group, name=member, session_s=session_s))
     total = _Total()
     try:
         worker = Worker(opened, out=out, config=config)
@@ -84,9 +116,16 @@ def backfill(
     ] = None,
     logs: Logs = None,
     bootstrap: Bootstrap = None,
+    kafka: KafkaSettings = None,
+    prefix: Prefix = "",
     tasks: Tasks = Path("configs/tasks"),
     overrides: Overrides = None,
     print_config_only: PrintConfig = False,
+    from_us: Annotated[int, typer.Option(help="Decisions from this time on, microseconds since the epoch.", min=0)] = 0,
+    until_us: Annotated[int, typer.Option(help="Decisions before this time, microseconds since the epoch.", min=1)] = FINAL_US,
+    deletions: Annotated[
+        Path | None, typer.Option(help="Directory of the tables whose deletions are to be obeyed; default: --out.", metavar="DIR")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Derive all observations again, from landed events (--events), a log (--logs) or Kafka (--bootstrap), into a new directory."""
@@ -97,7 +136,13 @@ def backfill(
     given = [flag for flag in (events, logs, bootstrap) if flag is not None]
     if len(given) != 1:
         raise AttributionError(f"backfill takes one of --events, --logs and --bootstrap, not {len(given)}")
-    done = backfill_landed(events, out=out, config=config) if events else _replayed(config, out=out, logs=logs, bootstrap=bootstrap)
+    within = TimeRange(from_us, until_us)
+    if events:
+        done = backfill_landed(events, out=out, config=config, within=within)
+    else:
+        client = _Client(bootstrap, settings=_settings(kafka), prefix=prefix)
+        opened = _source("embedded" if logs else "kafka", logs=logs, client=client)
+        done = _replayed(config, out=out, source=opened, within=within, deletions=deletions)
     _print({"events": done.events, "rows": done.rows}, as_json)
 
 
@@ -108,6 +153,8 @@ def status(
     tasks: Tasks = Path("configs/tasks"),
     logs: Logs = None,
     bootstrap: Bootstrap = None,
+    kafka: KafkaSettings = None,
+    prefix: Prefix = "",
     overrides: Overrides = None,
     print_config_only: PrintConfig = False,
     as_json: AsJson = False,
@@ -119,10 +166,122 @@ def status(
         return
     ends = None
     if logs or bootstrap:
-        opened = _source("embedded" if logs else "kafka", logs=logs, bootstrap=bootstrap)
+        client = _Client(bootstrap, settings=_settings(kafka), prefix=prefix)
+        opened = _source("embedded" if logs else "kafka", logs=logs, client=client)
         ends = opened.end_offsets()
         opened.close()
     _print(report(out, config=config, ends=ends), as_json)
+
+
+@app.command("dead-letters")
+@refusing(AttributionError, ProtosError)
+def dead_letters(
+    out: Out = Path("var/joined"),
+    tasks: Tasks = Path("configs/tasks"),
+    reason: Annotated[str | None, typer.Option(help="Only those with this reason.")] = None,
+    resend: Annotated[bool, typer.Option("--resend", help="Send them again to the topic and partition where they were.")] = False,
+    bootstrap: Bootstrap = None,
+    kafka: KafkaSettings = None,
+    prefix: Prefix = "",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what the join can't use, by place and reason, with the rate of each producer; send it again when its cause is mended."""
+    landed = landed_events(out)
+    letters = letters_of(landed, config=load_join_config(tasks, overrides=overrides or []))
+    letters = letters if reason is None else letters.filter(letters["reason"] == reason)
+    if resend:
+        client = _Client(bootstrap, settings=_settings(kafka), prefix=prefix)
+        with EventProducer(client.address, prefix=prefix, settings=client.settings) as producer:
+            for topic, partition, payload in letters.select("topic", "partition", "payload").iter_rows():
+                producer.resend(topic, partition, payload)
+    rates = by_producer(letters, landed).to_dicts()
+    _print({"letters": letters.drop("payload").to_dicts(), "by_producer": rates, "sent_again": letters.height if resend else 0}, as_json)
+
+
+@app.command()
+@refusing(AttributionError, ProtosError)
+def lint(
+    files: Annotated[list[Path], typer.Argument(help="Sample messages: one message a file, or a log (*.log).", exists=True)],
+    tasks: Tasks = Path("configs/tasks"),
+    as_json: AsJson = False,
+) -> None:
+    """Look at sample messages before a producer goes live: exit code 1 if the join would refuse one."""
+    found = lint_files(files, config=load_join_config(tasks))
+    _print({"messages": found, "faults": sum(finding["fault"] is not None for finding in found)}, as_json)
+    if any(finding["fault"] for finding in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+@refusing(AttributionError)
+def query(
+    sql: Annotated[str, typer.Argument(help="One SELECT, e.g. 'SELECT * FROM action_daily'.")],
+    out: Out = Path("var/joined"),
+    to: Annotated[Path | None, typer.Option(help="Write the rows to this file (.parquet or .csv).", metavar="FILE")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """SQL over observations, exposures, action_daily, events, signals and unit_activity(at_us, window_s)."""
+    rows = run_query(out, sql)
+    if to is not None:
+        write_rows(rows, to)
+        _print({"rows": rows.num_rows, "file": str(to)}, as_json)
+    elif as_json:
+        print(json.dumps(rows.to_pylist(), default=_plain))
+    else:
+        table = Table(*rows.schema.names)
+        for row in rows.to_pylist():
+            table.add_row(*(str(_plain(value)) for value in row.values()))
+        Console().print(table)
+
+
+@app.command("delete-unit")
+@refusing(AttributionError)
+def delete_unit_command(
+    unit: Annotated[str, typer.Argument(help="Unit id, as in its events.")],
+    out: Out = Path("var/joined"),
+    tenant: Annotated[str, typer.Option(help="Tenant that owns the unit.")] = DEFAULT_TENANT,
+    until_us: Annotated[
+        int | None, typer.Option(help="Delete what happened up to this time, microseconds since the epoch; default: now.", min=1)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a unit: from both tables, their history, and every later run and backfill."""
+    now_us = time.time_ns() // 1_000
+    _print(dict(delete_unit(out, tenant=tenant, unit_id=unit, until_us=until_us or now_us, now_us=now_us)), as_json)
+
+
+@app.command()
+@refusing(AttributionError, ProtosError)
+def expire(
+    out: Out = Path("var/joined"),
+    tasks: Tasks = Path("configs/tasks"),
+    events_days: Annotated[float, typer.Option(help="Age at which landed events go, days.", min=0.0)] = 30.0,
+    observations_days: Annotated[float, typer.Option(help="Age at which observations go, days.", min=0.0)] = 400.0,
+    apply: Annotated[bool, typer.Option("--apply", help="Do it; without this, say what would go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let go of events and observations by age; the account stays closed. A dry run unless --apply is given."""
+    now_us, day_us = time.time_ns() // 1_000, 86_400 * 1_000_000
+    cuts = {
+        "events_before_us": now_us - round(events_days * day_us),
+        "observations_before_us": now_us - round(observations_days * day_us),
+    }
+    held_since_us = needed_since_us(out, config=load_join_config(tasks))
+    found = expire_tables(out, **cuts, held_since_us=held_since_us, apply=apply)
+    _print({**dataclasses.asdict(found), "applied": apply}, as_json)
+
+
+@app.command("compact")
+@refusing(AttributionError)
+def compact_command(
+    owner: Annotated[str, typer.Option(help="Name of the one process that compacts these tables; another name is refused.")],
+    out: Out = Path("var/joined"),
+    keep_hours: Annotated[float, typer.Option(help="Files that a reader of the last hours may need stay.", min=0.0)] = 24.0,
+    as_json: AsJson = False,
+) -> None:
+    """Merge small files of the tables and remove the old ones."""
+    _print(dict(compact(out, owner=owner, keep_s=keep_hours * 3600.0)), as_json)
 
 
 class _Total:
@@ -136,30 +295,79 @@ class _Total:
         self.rows += progress.rows
 
 
-def _source(name: str, *, logs: Path | None, bootstrap: str | None) -> Source:
+@dataclasses.dataclass(frozen=True)
+class _Client:
+    """How a Kafka client reaches the broker."""
+
+    bootstrap: str | None
+    settings: dict[str, str]
+    prefix: str
+
+    @property
+    def address(self) -> str:
+        if self.bootstrap is None:
+            raise AttributionError("--bootstrap: missing; Kafka wants the broker's address, e.g. localhost:9092")
+        return self.bootstrap
+
+    def members(self, group: str | None, *, name: str | None, session_s: float) -> Membership | None:
+        if group is None:
+            return None
+        return Membership(self.address, group=group, name=name, session_s=session_s, settings=self.settings, prefix=self.prefix)
+
+
+def _settings(given: list[str] | None) -> dict[str, str]:
+    pairs = [entry.partition("=") for entry in given or []]
+    for key, equals, _ in pairs:
+        if not key or not equals:
+            raise AttributionError(f"--kafka {key}: wants KEY=VALUE, e.g. security.protocol=SASL_SSL")
+    return {key: value for key, _, value in pairs}
+
+
+@app.command()
+@refusing(AttributionError)
+def topics(
+    bootstrap: Bootstrap = None,
+    partitions: Annotated[int, typer.Option(help="Partitions of each topic; the most workers that can share them.", min=1)] = 16,
+    replicas: Annotated[int, typer.Option(help="Copies of each partition.", min=1)] = 3,
+    retention_days: Annotated[float, typer.Option(help="How long the broker keeps events, days.", min=0.01)] = 14.0,
+    kafka: KafkaSettings = None,
+    prefix: Prefix = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make the four topics with the settings that the join needs; check them where they are there."""
+    client = _Client(bootstrap, settings=_settings(kafka), prefix=prefix)
+    retention_s = retention_days * 86_400.0
+    made = ensure_topics(
+        client.address, partitions=partitions, replicas=replicas, retention_s=retention_s, prefix=prefix, settings=client.settings
+    )
+    _print(made, as_json)
+
+
+def _source(name: str, *, logs: Path | None, client: _Client, members: Membership | None = None) -> Source:
     if name == "embedded":
         if logs is None:
             raise AttributionError("--logs: missing; source embedded reads the directory that the server writes its logs to")
         return EmbeddedSource(logs)
     if name == "kafka":
-        if bootstrap is None:
-            raise AttributionError("--bootstrap: missing; source kafka wants the broker's address, e.g. localhost:9092")
-        return KafkaSource(bootstrap)
+        return KafkaSource(client.address, prefix=client.prefix, settings=client.settings, members=members)
     raise AttributionError(f"--source {name}: unknown; known: embedded, kafka")
 
 
-def _replayed(config: JoinConfig, *, out: Path, logs: Path | None, bootstrap: str | None) -> Progress:
-    opened = _source("embedded" if logs else "kafka", logs=logs, bootstrap=bootstrap)
+def _replayed(config: JoinConfig, *, out: Path, source: Source, within: TimeRange, deletions: Path | None) -> Progress:
     try:
-        return backfill_source(opened, out=out, config=config, on_progress=lambda progress: None)
+        return backfill_source(source, out=out, config=config, on_progress=lambda progress: None, within=within, deletions=deletions)
     finally:
-        opened.close()
+        source.close()
 
 
 def _print_config(tasks: Path, overrides: list[str]) -> None:
     for task in load_tasks(tasks, overrides=overrides).values():
         print(f"# task {task.name}")
         print_config(config_parts(task), flags=overrides)
+
+
+def _plain(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else str(value) if isinstance(value, datetime.date) else value
 
 
 def _print(values: dict[str, Any], as_json: bool) -> None:

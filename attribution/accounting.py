@@ -1,8 +1,8 @@
 """Where every decision is: logged = joined + pending + expired + quarantined, counted from the rows themselves. Pure.
 
 logged: distinct decision ids that have landed (and records of the decision log that are no event, each by its position). joined: has a
-row. quarantined: no copy of it can be used, by reason. pending: can be used, has no row yet. expired: deleted before it closed (no rule
-deletes yet). The four are counted each by itself, so the equation is a check and not a definition.
+row. quarantined: no copy of it can be used, by reason. pending: can be used, has no row yet. expired: deleted, on request or by
+age, with the row if it had one. The four are counted each by itself, so the equation is a check and not a definition.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from attribution.admission import judge
+from attribution.erasure import ERASED, EXPIRED
 from attribution.settings import JoinConfig
 
 __all__ = ["ACCOUNT_COLUMNS", "Account", "account"]
@@ -59,11 +60,13 @@ def account(landed: pl.DataFrame, joined_ids: pl.Series, *, config: JoinConfig) 
     refused = judged.filter(~pl.col("id").is_in(usable.implode()) & ~pl.col("id").is_in(joined)).unique(
         "id", keep="first", maintain_order=True
     )
+    gone = pl.col("fault").is_in([ERASED, EXPIRED])
+    quarantined = refused.filter(~gone)
     return Account(
         logged=judged["id"].n_unique(),
         joined=joined_ids.n_unique(),
         pending=int((~usable.is_in(joined)).sum()),
-        expired=0,
-        quarantined=refused.height,
-        reasons=dict(refused.group_by("fault").len().sort("fault").iter_rows()),
+        expired=refused.filter(gone).height,
+        quarantined=quarantined.height,
+        reasons=dict(quarantined.group_by("fault").len().sort("fault").iter_rows()),
     )

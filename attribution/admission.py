@@ -23,6 +23,9 @@ _ALONE = (
     "value_not_finite",
     "slate_empty",
     "features_malformed",
+    # Deleted on request, or by age: the event is gone, and its place is kept for the account.
+    "erased",
+    "expired",
     "heartbeat_elsewhere",
     # No task of the config has this name (and tenant).
     "unknown_task",
@@ -34,7 +37,15 @@ _ALONE = (
     "unknown_outcome",
 )
 # Reasons that show only beside the decision.
-CONTRADICTIONS = ("other_unit", "other_task", "no_candidate", "no_such_slot", "slot_and_action_differ", "action_not_in_slate")
+CONTRADICTIONS = (
+    "other_unit",
+    "other_task",
+    "slate_too_old",
+    "no_candidate",
+    "no_such_slot",
+    "slot_and_action_differ",
+    "action_not_in_slate",
+)
 REASONS = (*_ALONE, *CONTRADICTIONS)
 
 _WITHOUT_TASK = ("signal", "heartbeat", DAMAGE, UNDECODABLE)
@@ -62,9 +73,11 @@ def _faults(config: JoinConfig) -> list[pl.Expr]:
     joined = ~pl.col("kind").is_in(_WITHOUT_TASK)
     allowed = pl.coalesce("max_future_us", pl.lit(config.max_future_us))
     age = pl.col("append_time_us") - pl.col("event_time_us")
+    nameless = (pl.col("kind") == "reward") & (pl.col("decision_id").bin.size() == 0) & pl.col("credit_rule").is_null()
     return [
         pl.when(joined & pl.col("window_us").is_null()).then(pl.lit("unknown_task")),
         pl.when((-age > allowed) & ~pl.col("final").fill_null(False)).then(pl.lit("future")),
         pl.when((pl.col("kind") == "decision") & (age >= pl.col("window_us") + pl.col("late_us"))).then(pl.lit("too_late")),
         pl.when((pl.col("kind") == "reward") & pl.col("known").is_null()).then(pl.lit("unknown_outcome")),
+        pl.when(nameless).then(pl.lit("decision_id_missing")),
     ]

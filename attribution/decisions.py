@@ -1,62 +1,49 @@
 """Serialised decisions as the columns of an observation, field by field as `protos.observations` derives them. Pure."""
 
-import itertools
-from collections.abc import Callable, Sequence
-from operator import attrgetter
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from protos import events_pb2
+from attribution.wire import event_columns, lists_of
 from protos.observations import DECISION_COLUMNS
 
 __all__ = ["decision_table"]
 
 # Column -> field of Decision, where the name differs (see protos.observations).
 _FIELDS = {"decision_time_us": "event_time_us"}
-_PREFIXES = ("candidate_", "slot_")
-_OPTIONAL_SLOT_FIELDS = frozenset(f.name for f in events_pb2.Slot.DESCRIPTOR.fields if f.has_presence)
+_VECTOR = pa.list_(pa.float32())
 
 
 def decision_table(payloads: Sequence[bytes]) -> pa.Table:
     """One row a payload (a serialised Event that holds a decision), the columns of DECISION_COLUMNS; agrees with `decision_row`."""
-    decisions = [events_pb2.Event.FromString(payload).decision for payload in payloads]
-    owners: dict[str, list[Any]] = {"": decisions, "candidate_": [decision.candidates for decision in decisions]}
-    slates = [decision.slots for decision in decisions]
-    slots, ends = list(itertools.chain.from_iterable(slates)), _offsets(list(map(len, slates)))
-    arrays = []
-    for field in DECISION_COLUMNS:
-        prefix = next((p for p in _PREFIXES if field.name.startswith(p)), "")
-        name = field.name.removeprefix(prefix)
-        if prefix == "slot_":
-            flat = pa.array(list(map(_slot_value(name), slots)), field.type.value_type)
-            arrays.append(pa.ListArray.from_arrays(ends, flat, type=field.type))
-        else:
-            arrays.append(_array(list(map(attrgetter(_FIELDS.get(name, name)), owners[prefix])), field.type))
-    return pa.table(arrays, schema=pa.schema(DECISION_COLUMNS))
+    decisions = event_columns(payloads)["decision"]
+    return pa.table([_column(decisions, field) for field in DECISION_COLUMNS], schema=pa.schema(DECISION_COLUMNS))
 
 
-def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    if kind == pa.list_(pa.float32()):
-        return _vectors(values)
+def _column(decisions: pa.StructArray, field: pa.Field) -> pa.Array:
+    if field.name.startswith("slot_"):
+        return lists_of(pc.struct_field(decisions, "slots"), field.name.removeprefix("slot_")).cast(field.type)
+    if field.name.startswith("candidate_"):
+        # A decision that lists no candidates has no such message; its lists are empty and its strings too.
+        found = pc.struct_field(decisions, ["candidates", field.name.removeprefix("candidate_")])
+    else:
+        found = pc.struct_field(decisions, _FIELDS.get(field.name, field.name))
+    found = _vectors(found) if field.type == _VECTOR else found.cast(field.type)
+    return pc.fill_null(found, _nothing(field.type)) if found.null_count else found
+
+
+def _nothing(kind: pa.DataType) -> pa.Scalar:
     if pa.types.is_list(kind):
-        flat = pa.array(list(itertools.chain.from_iterable(values)), kind.value_type)
-        return pa.ListArray.from_arrays(_offsets(list(map(len, values))), flat, type=kind)
-    return pa.array(values, kind)
+        return pa.scalar([], kind)
+    return pa.scalar("" if pa.types.is_string(kind) else b"" if pa.types.is_binary(kind) else 0, kind)
 
 
-def _slot_value(name: str) -> Callable[[Any], Any]:
-    if name in _OPTIONAL_SLOT_FIELDS:
-        return lambda slot: getattr(slot, name) if slot.HasField(name) else None
-    return attrgetter(name)
-
-
-def _vectors(packed: Sequence[bytes]) -> pa.Array:
-    """Packed little-endian float32 as lists of numbers."""
-    numbers = np.frombuffer(b"".join(packed), dtype="<f4").astype(np.float32)
-    return pa.ListArray.from_arrays(_offsets([len(p) // 4 for p in packed]), pa.array(numbers), type=pa.list_(pa.float32()))
-
-
-def _offsets(lengths: Sequence[int]) -> pa.Array:
-    return pa.array(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32))
+def _vectors(packed: pa.BinaryArray) -> pa.ListArray:
+    """Packed little-endian float32 as lists of numbers, without a copy of them."""
+    whole = pa.concat_arrays([packed])
+    _, offsets, data = whole.buffers()
+    ends = pa.Array.from_buffers(pa.int32(), len(whole) + 1, [None, offsets], offset=whole.offset)
+    size = 0 if data is None else data.size // 4
+    numbers = pa.Array.from_buffers(pa.float32(), size, [None, data if data is not None else pa.py_buffer(b"")])
+    return pa.ListArray.from_arrays(pc.divide(ends, 4), numbers, type=_VECTOR, mask=whole.is_null() if whole.null_count else None)

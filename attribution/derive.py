@@ -2,7 +2,7 @@
 
 What an event counts as is decided in this order, and only from the event, its decision and the config:
 
-1. `other_unit`, `other_task`: it contradicts its decision and is quarantined.
+1. `other_unit`, `other_task`, `slate_too_old`: it contradicts its decision and is quarantined.
 2. `late`: logged when the decision's last correction was over (append time >= decision time + longest window + grace + horizon).
 3. `duplicates`: of the copies of one event id the one with the smallest payload hash stands, with the smallest append time.
 4. `outside_window`: it happened before the decision (by more than the grace), or after its own window.
@@ -18,10 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from attribution import exposure, outcomes
+from attribution import credit, exposure, outcomes
 from attribution.decisions import decision_table
+from attribution.reward_function import computed
 from attribution.settings import JoinConfig
+from attribution.watermarks import FINAL_US
 from protos import events_pb2
 
 __all__ = ["DERIVED_COLUMNS", "Derived", "derive"]
@@ -31,6 +34,7 @@ DERIVED_COLUMNS = (
     "append_time_us",
     "slot_seen",
     "slot_seen_time_us",
+    "exposure_times_us",
     "slot_reward",
     "reward",
     "outcomes",
@@ -43,38 +47,67 @@ _NOT_IN_LOG = (events_pb2.FALLBACK_REASON_LOG_FULL, events_pb2.FALLBACK_REASON_C
 
 
 class Derived(NamedTuple):
-    """Rows parallel to the decisions (DECISION_COLUMNS and DERIVED_COLUMNS), and how many events counted as what."""
+    """Rows parallel to the decisions (DECISION_COLUMNS and DERIVED_COLUMNS), how many events counted as what, and the events that are
+    refused or late, with their `reason`."""
 
     rows: pa.Table
     counts: Mapping[str, int]
+    refused: pl.DataFrame = pl.DataFrame()
 
 
-def derive(decisions: pl.DataFrame, feedback: pl.DataFrame, *, config: JoinConfig) -> Derived:
-    """One row a decision.
+def derive(
+    decisions: pl.DataFrame, feedback: pl.DataFrame, *, config: JoinConfig, watermark_us: int = FINAL_US, peers: pl.DataFrame | None = None
+) -> Derived:
+    """One row a decision: provisional where `watermark_us` has not reached its close, as far as events go that are there.
 
     `decisions`: decision_id (distinct), tenant, task, unit_id, event_time_us, append_time_us, payload. `feedback`: impressions and
-    rewards of sound form, every copy of them; those of other decisions are not looked at.
+    rewards of sound form, every copy of them; those of other decisions are not looked at. `peers`: decisions that may share a reward
+    with these, these among them (needed where a task has a `credit` rule).
     """
     heads = decisions.with_row_index("row").join(config.task_frame, on=["tenant", "task"], how="left", maintain_order="left")
+    heads = heads.with_columns(provisional=pl.col("event_time_us") + pl.col("window_us") > watermark_us, now_us=pl.lit(watermark_us))
+    feedback = _with_parts(feedback, peers=decisions if peers is None else peers, config=config)
     body = decision_table(decisions["payload"].to_list())
     places = exposure.places(body)
-    mine, counts = _standing(heads, feedback)
+    mine, refused, counts = _standing(heads, feedback)
     shown = exposure.expose(mine.filter(pl.col("kind") == "impression"), places=places, body=body)
-    paid = outcomes.attribute(mine.filter(pl.col("kind") == "reward"), places=places, outcomes=config.outcome_frame)
+    seen = places.with_columns(shown.seen)
+    paid = outcomes.attribute(mine.filter(pl.col("kind") == "reward"), places=seen, outcomes=config.outcome_frame)
     for contradicted in (shown.refused, paid.refused):
         for reason, count in contradicted.items():
             counts[reason] = counts.get(reason, 0) + count
     counts["outside_window"] = counts.get("outside_window", 0) + paid.outside_window
     counts["attributed"] = shown.events + paid.events
-    scored = outcomes.score(heads, paid.events_frame, places=places.with_columns(shown.seen), outcomes=config.outcome_frame)
+    scored = outcomes.score(heads, paid.events_frame, places=seen, outcomes=config.outcome_frame)
     derived = _columns(heads, body=body, places=places, shown=shown, scored=scored, corrected=_corrected(heads, shown, paid))
     for name, column in derived.items():
         body = body.append_column(name, column)
-    return Derived(body, {name: count for name, count in counts.items() if count})
+    events = [refused, *(frame.select(refused.columns) for frame in (shown.refused_events, paid.refused_events))]
+    return Derived(_with_own_rewards(body, config), {name: count for name, count in counts.items() if count}, pl.concat(events))
 
 
-def _standing(heads: pl.DataFrame, feedback: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The events that stand after steps 1 to 3 (and 4 for impressions), with `row` and what their decision says; and the counts."""
+def _with_parts(feedback: pl.DataFrame, *, peers: pl.DataFrame, config: JoinConfig) -> pl.DataFrame:
+    """The feedback, with the parts of rewards that name no decision in place of these."""
+    direct = feedback.with_columns(credit=pl.lit(None, dtype=pl.Float64), peers_append_us=pl.lit(0, dtype=pl.Int64))
+    if config.task_frame["credit_rule"].null_count() == config.task_frame.height:
+        return direct
+    shared = credit.parts(feedback.filter(credit.unattributed()), peers=peers, config=config)
+    return pl.concat([direct.filter(~credit.unattributed()), shared.select(direct.columns)])
+
+
+def _with_own_rewards(rows: pa.Table, config: JoinConfig) -> pa.Table:
+    """The rows with the scalar rewards that users' own functions give."""
+    for (tenant, task), name in config.functions.items():
+        mine = pc.and_(pc.equal(rows["tenant"], tenant), pc.equal(rows["task"], task)).to_numpy()
+        if mine.any():
+            rewards = rows["reward"].to_numpy().copy()
+            rewards[mine] = computed(name, rows.filter(pa.array(mine)))
+            rows = rows.set_column(rows.schema.get_field_index("reward"), "reward", pa.array(rewards))
+    return rows
+
+
+def _standing(heads: pl.DataFrame, feedback: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, int]]:
+    """The events that stand after steps 1 to 3 (and 4 for impressions), with `row` and their decision's words; the refused; the counts."""
     theirs = heads.select("decision_id", "row", "unit_id", "tenant", "task", *_LIMITS, decided_us="event_time_us")
     mine = feedback.join(theirs, on="decision_id", how="inner", suffix="_decided")
     closed_us = pl.col("decided_us") + pl.col("window_us")
@@ -85,18 +118,23 @@ def _standing(heads: pl.DataFrame, feedback: pl.DataFrame) -> tuple[pl.DataFrame
         .then(pl.lit("other_unit"))
         .when((pl.col("task") != pl.col("task_decided")) | (pl.col("tenant") != pl.col("tenant_decided")))
         .then(pl.lit("other_task"))
+        .when((pl.col("kind") == "impression") & (pl.col("event_time_us") >= pl.col("decided_us") + pl.col("slate_age_us")))
+        .then(pl.lit("slate_too_old"))
         .when(pl.col("append_time_us") >= closed_us + pl.col("late_us"))
         .then(pl.lit("late")),
     )
     standing, duplicates = _winners(judged.filter(pl.col("verdict").is_null()))
     outside = standing.select(outside=before | unseen)["outside"]
-    counts = dict(judged.drop_nulls("verdict").group_by("verdict").len().iter_rows())
-    counts |= {"duplicates": duplicates, "outside_window": int(outside.sum())}
-    kept = standing.filter(~outside).with_columns(corrects=pl.col("append_time_us") >= closed_us + pl.col("grace_us"))
-    return kept, counts
+    # Parts of a shared reward count once, when no decision takes them any more (`join.COUNTS`).
+    counts = dict(judged.filter(pl.col("credit").is_null()).drop_nulls("verdict").group_by("verdict").len().iter_rows())
+    counts |= {"duplicates": duplicates, "outside_window": int((outside & standing["credit"].is_null()).sum())}
+    known_us = pl.max_horizontal("append_time_us", "peers_append_us")
+    kept = standing.filter(~outside).with_columns(corrects=known_us >= closed_us + pl.col("grace_us"))
+    refused = judged.drop_nulls("verdict").select(*feedback.columns, reason="verdict")
+    return kept, refused, counts
 
 
-_LIMITS = ("impression_us", "window_us", "grace_us", "late_us")
+_LIMITS = ("impression_us", "window_us", "grace_us", "late_us", "slate_age_us")
 _IDENTITY = ("kind", "decision_id", "event_id")
 
 
@@ -105,11 +143,15 @@ def _winners(copies: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     repeated = copies.select(pl.struct(_IDENTITY).is_duplicated()).to_series()
     if not repeated.any():
         return copies, 0
-    several = copies.filter(repeated)
-    hashes = pl.Series("hash", [_content_hash(payload) for payload in several["payload"]], dtype=pl.Binary)
-    ranked = several.with_columns(hashes, append_time_us=pl.col("append_time_us").min().over(_IDENTITY)).sort("hash")
+    several = copies.filter(repeated).with_columns(
+        append_time_us=pl.col("append_time_us").min().over(_IDENTITY), differs=pl.col("payload").n_unique().over(_IDENTITY) > 1
+    )
+    # Copies are mostly equal to the byte: only those that are not need a hash.
+    hashes = [_content_hash(payload) if differs else b"" for payload, differs in several.select("payload", "differs").iter_rows()]
+    ranked = several.drop("differs").with_columns(pl.Series("hash", hashes, dtype=pl.Binary)).sort("hash")
     chosen = ranked.unique(_IDENTITY, keep="first", maintain_order=True).drop("hash")
-    return pl.concat([copies.filter(~repeated), chosen]), several.height - chosen.height
+    fallen = several["credit"].null_count() - chosen["credit"].null_count()
+    return pl.concat([copies.filter(~repeated), chosen]), fallen
 
 
 def _content_hash(payload: bytes) -> bytes:
@@ -124,6 +166,12 @@ def _corrected(heads: pl.DataFrame, shown: exposure.Exposure, paid: outcomes.Att
     corrected[shown.corrected_rows] = True
     corrected[paid.events_frame.filter("corrects")["row"].to_numpy()] = True
     return corrected
+
+
+def _status(heads: pl.DataFrame, corrected: np.ndarray[Any, Any]) -> list[str]:
+    closed = np.where(corrected, "corrected", "final")
+    statuses: list[str] = np.where(heads["provisional"].to_numpy(), "provisional", closed).tolist()
+    return statuses
 
 
 def _columns(
@@ -142,13 +190,14 @@ def _columns(
     values = {
         "append_time_us": heads["append_time_us"].to_arrow(),
         "slot_seen": pa.ListArray.from_arrays(offsets, seen.is_valid()),
+        "exposure_times_us": shown.times,
         "slot_seen_time_us": pa.ListArray.from_arrays(offsets, seen),
         "slot_reward": pa.ListArray.from_arrays(offsets, pa.array(scored.slot_reward, mask=~scored.counted)),
         "reward": pa.array(scored.reward),
         "outcomes": scored.outcomes,
         "overridden": pa.array(overridden),
         "logged": pa.array(~np.isin(body["fallback"].to_numpy(), _NOT_IN_LOG)),
-        "status": pa.array(np.where(corrected, "corrected", "final").tolist(), pa.string()),
+        "status": pa.array(_status(heads, corrected), pa.string()),
         "join_config_digest": heads["join_config_digest"].to_arrow().cast(pa.string()),
     }
     return {name: values[name] for name in DERIVED_COLUMNS}

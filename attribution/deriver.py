@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from attribution.admission import judge
 from attribution.events import EVENT_SCHEMA, empty_events
-from attribution.join import JoinState, empty_state, rebuild, step
+from attribution.join import JoinState, empty_state, rebuild, step, without
 from attribution.positions import LaneMarks, derived_positions, read_derived, read_marks
 from attribution.settings import JoinConfig
 from attribution.sources import Offsets, Partition
@@ -51,9 +51,18 @@ class Deriver:
         landed: PositionedTable | None = None,
         at_point: Callable[[str], None] = no_point,
     ) -> None:
-        self._table, self._config, self._at_point = table, config, at_point
-        self.offsets: Offsets = read_derived(table.position, partitions)
-        self._lanes = {number: self._recovered(number, landed) for number in sorted({p.number for p in partitions})}
+        self._table, self._config, self._landed, self._at_point = table, config, landed, at_point
+        self.offsets: Offsets = {}
+        self._lanes: dict[int, _Lane] = {}
+        self.follow(partitions)
+
+    def follow(self, partitions: Sequence[Partition]) -> None:
+        """Derives these partitions from now on: those it had go on, those that are new are recovered from the tables."""
+        numbers = sorted({p.number for p in partitions})
+        new = [p for p in partitions if p.number not in self._lanes]
+        kept = {p: offset for p, offset in self.offsets.items() if p in partitions and p not in new}
+        self.offsets = {**kept, **read_derived(self._table.position, new)}
+        self._lanes = {number: self._lanes.get(number) or self._recovered(number) for number in numbers}
 
     @property
     def watermarks_us(self) -> Mapping[int, int]:
@@ -63,7 +72,7 @@ class Deriver:
     @property
     def final(self) -> bool:
         """True = every source of every partition has ended."""
-        return all(watermark == FINAL_US for watermark in self.watermarks_us.values())
+        return bool(self._lanes) and all(watermark == FINAL_US for watermark in self.watermarks_us.values())
 
     def derive(self, events: pl.DataFrame, *, offsets: Offsets) -> int:
         """Takes in the events up to `offsets` and commits what follows from them; the number of rows. Raises Fenced, TableError."""
@@ -76,6 +85,10 @@ class Deriver:
         self._at_point("derived")
         return int(rows.num_rows)
 
+    def erase(self, deletions: pl.DataFrame) -> None:
+        """Forgets what deletions cover of the open windows."""
+        self._lanes = {number: dataclasses.replace(lane, state=without(lane.state, deletions)) for number, lane in self._lanes.items()}
+
     def _stepped(self, number: int, lane: _Lane, events: pl.DataFrame) -> _Lane:
         mine = events.filter(pl.col("partition") == number)
         watermarks = advance(lane.marks.watermarks, judge(mine, config=self._config), grace_us=self._config.grace_us)
@@ -85,7 +98,8 @@ class Deriver:
         stamped = _stamped(rows, partition=number, watermark_us=watermark_us, commit_seq=commits)
         return _Lane(state, LaneMarks(watermarks, commits, state.counts), pa.concat_tables([lane.rows, stamped]))
 
-    def _recovered(self, number: int, landed: PositionedTable | None) -> _Lane:
+    def _recovered(self, number: int) -> _Lane:
+        landed = self._landed
         marks = read_marks(self._table.position, number)
         nothing = OBSERVATION_SCHEMA.empty_table()
         if landed is None or not self.offsets:

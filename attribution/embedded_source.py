@@ -28,6 +28,11 @@ class EmbeddedSource:
             raise SourceError(f"--logs {logs}: no such directory; give the one that the server writes its logs to")
         self._logs = logs
 
+    @property
+    def shared(self) -> bool:
+        """False: one machine, one joiner."""
+        return False
+
     def partitions(self) -> Sequence[Partition]:
         """The two logs, partition 0 of each."""
         return [Partition(DECISIONS, 0), Partition(FEEDBACK, 0)]

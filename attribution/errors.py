@@ -3,6 +3,9 @@
     AttributionError
     ├── SourceError     a log or a broker cannot be read as asked
     │   └── LostRecords     records between our offset and the oldest one there is are gone
+    ├── RewardFunctionError     the user's own reward function is absent, or gives something else than rewards
+    ├── ProducerError   events did not reach the broker
+    ├── QueryError      a query is no SQL that the tables can answer
     └── TableError      a table cannot be opened, read or written
         └── Fenced          another writer has moved the table on: this one is a zombie and must stop
 
@@ -10,7 +13,7 @@ A message, a log file or a config that is wrong raises the errors of `protos.err
 quarantined with a reason (see `admission.REASONS`).
 """
 
-__all__ = ["AttributionError", "Fenced", "LostRecords", "SourceError", "TableError"]
+__all__ = ["AttributionError", "Fenced", "LostRecords", "ProducerError", "QueryError", "RewardFunctionError", "SourceError", "TableError"]
 
 
 class AttributionError(Exception):
@@ -23,6 +26,18 @@ class SourceError(AttributionError):
 
 class LostRecords(SourceError):
     """The source no longer holds the record at which reading was to go on."""
+
+
+class RewardFunctionError(AttributionError):
+    """The user's own reward function can't be loaded, or its result is no reward."""
+
+
+class ProducerError(AttributionError):
+    """Events did not reach the broker."""
+
+
+class QueryError(AttributionError):
+    """A query is refused by the database."""
 
 
 class TableError(AttributionError):

@@ -12,12 +12,15 @@ __all__ = ["Exposure", "expose", "places", "slot_offsets"]
 
 
 class Exposure(NamedTuple):
-    """`seen`: one column, `seen_us`, parallel to the places (null = not seen); rows by their number; events by what they counted as."""
+    """`seen`: one column, `seen_us`, parallel to the places (null = not seen); `times`: of each decision's impressions, in order; rows by
+    their number; events by what they counted as."""
 
     seen: pl.DataFrame
+    times: pa.Array
     overridden_rows: np.ndarray[Any, Any]
     corrected_rows: np.ndarray[Any, Any]
     refused: Mapping[str, int]
+    refused_events: pl.DataFrame
     events: int
 
 
@@ -50,11 +53,24 @@ def expose(impressions: pl.DataFrame, *, places: pl.DataFrame, body: pa.Table) -
     seen = places.join(first, on=["row", "slot"], how="left", maintain_order="left").select("seen_us")
     return Exposure(
         seen=seen,
+        times=_times(standing, rows=body.num_rows),
         overridden_rows=standing.filter(~pl.col("as_decided"))["row"].unique().to_numpy(),
         corrected_rows=standing.filter("corrects")["row"].unique().to_numpy(),
         refused={"no_candidate": refused.len()} if refused.len() else {},
+        refused_events=_numbered(impressions, refused).with_columns(reason=pl.lit("no_candidate")),
         events=impressions.height - refused.len(),
     )
+
+
+def _numbered(impressions: pl.DataFrame, numbers: pl.Series) -> pl.DataFrame:
+    return impressions.with_row_index("impression").filter(pl.col("impression").is_in(numbers.implode()))
+
+
+def _times(standing: pl.DataFrame, *, rows: int) -> pa.Array:
+    """When each decision's slate was shown, once an impression that counts: a cached slate is shown again and again."""
+    shown = standing.select("impression", "row", "event_time_us").unique().sort("row", "event_time_us")
+    offsets = np.searchsorted(shown["row"].to_numpy(), np.arange(rows + 1)).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), shown["event_time_us"].to_arrow())
 
 
 def _entries(impressions: pl.DataFrame, *, places: pl.DataFrame) -> pl.DataFrame:

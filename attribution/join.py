@@ -1,7 +1,9 @@
 """The join as a step function in event time: (state, events, watermark) -> (state, rows). No clock, no disk, no network.
 
-    decision at t ──► open ──► closed: row of revision 1 ──► held: late events make further revisions ──► forgotten
-                      until t + window                       until t + window + grace + horizon
+    decision at t ──► open ──► closed: its row ──► held: late events make further revisions ──► forgotten
+                      until t + window             until t + window + grace + horizon
+
+A task may ask for a provisional row before the close.
 
 The latest revision of a decision is a function of the set of its events and the config (see `derive`): the state only holds what that
 function still needs, so steps may be cut anywhere, events may come twice or out of order, and the latest rows are the same.
@@ -15,17 +17,21 @@ import polars as pl
 import pyarrow as pa
 
 from attribution.admission import judge, quarantined
+from attribution.credit import unattributed
 from attribution.derive import DERIVED_COLUMNS, Derived, derive
+from attribution.erasure import erased_rows
 from attribution.events import EVENT_SCHEMA
 from attribution.settings import JoinConfig
+from attribution.watermarks import FINAL_US
 from protos.observations import OBSERVATION_SCHEMA
 
-__all__ = ["COUNTS", "STAMPS", "JoinState", "Stepped", "empty_state", "rebuild", "step"]
+__all__ = ["COUNTS", "STAMPS", "JoinState", "Stepped", "empty_state", "rebuild", "step", "without"]
 
 # Columns of an observation that the writer adds when it commits the row.
 STAMPS = ("partition", "watermark_us", "commit_seq")
 # What an event can count as, beside the reasons of `admission.REASONS`. The sum over all is the feedback that is not held any more.
-COUNTS = ("attributed", "duplicates", "late", "orphans", "outside_window")
+# `shared`: rewards that named no decision, counted when none takes them any more; their parts count as nothing else.
+COUNTS = ("attributed", "duplicates", "late", "orphans", "outside_window", "shared")
 
 _FEEDBACK_COLUMNS = (
     "kind",
@@ -54,6 +60,7 @@ _DECISION_COLUMNS = (
     "append_time_us",
     "payload",
     "close_us",
+    "early_us",
     "gone_us",
     "forget_us",
 )
@@ -90,7 +97,7 @@ def empty_state() -> JoinState:
     nothing = pl.from_arrow(EVENT_SCHEMA.empty_table())
     assert isinstance(nothing, pl.DataFrame)
     time = pl.lit(0, dtype=pl.Int64)
-    nothing = nothing.with_columns(close_us=time, gone_us=time, forget_us=time, revision=pl.lit(0, dtype=pl.Int32)).clear()
+    nothing = nothing.with_columns(close_us=time, early_us=time, gone_us=time, forget_us=time, revision=pl.lit(0, dtype=pl.Int32)).clear()
     forgotten = nothing.select("decision_id", "forget_us")
     return JoinState(nothing.select(*_DECISION_COLUMNS, "revision"), nothing.select(_FEEDBACK_COLUMNS), forgotten, {}, 0)
 
@@ -107,12 +114,17 @@ def step(state: JoinState, events: pl.DataFrame, *, watermark_us: int, config: J
     decisions, repeats = _with_decisions(state, sound.filter(pl.col("kind") == "decision"))
     arrived, late = _arrivals(state, sound.filter(pl.col("kind").is_in(["impression", "reward"])))
     feedback = pl.concat([state.feedback, arrived])
-    closing = decisions.filter((pl.col("revision") == 0) & (pl.col("close_us") <= watermark_us))
-    fresh = _derived(closing, feedback, config)
-    revised = _revisions(state, decisions, feedback, touched=_touched(sound), config=config)
+    closing = decisions.filter(
+        (pl.col("close_us") <= watermark_us) & ((pl.col("revision") == 0) | (pl.col("close_us") > state.watermark_us))
+    )
+    fresh = _derived(closing, feedback, decisions, config)
+    early = decisions.filter((pl.col("revision") == 0) & (pl.col("early_us") <= watermark_us) & (pl.col("close_us") > watermark_us))
+    provisional = _derived(early, feedback, decisions, config, watermark_us=watermark_us)
+    touched = _touched(state, decisions, sound, arrived)
+    revised = _revisions(state, decisions, feedback, touched=touched, config=config)
     counts = _plus(counts, {"duplicates": repeats, "late": late}, fresh.counts, revised.counts)
-    decisions = _numbered(decisions, closed=closing["decision_id"], revised=revised.rows["decision_id"])
-    rows = pa.concat_tables([_with_revision(derived, decisions) for derived in (fresh, revised)])
+    decisions = _numbered(decisions, closed=pl.concat([closing, early])["decision_id"], revised=revised.rows["decision_id"])
+    rows = pa.concat_tables([_with_revision(derived, decisions) for derived in (provisional, fresh, revised)])
     held = JoinState(decisions, feedback, state.forgotten, counts, max(watermark_us, state.watermark_us))
     return Stepped(_forgetting(held), rows)
 
@@ -136,11 +148,25 @@ def rebuild(
     return Stepped(dataclasses.replace(state, decisions=decisions, counts=dict(counts)), rows.filter(unwritten.to_arrow()))
 
 
+def without(state: JoinState, deletions: pl.DataFrame) -> JoinState:
+    """The state without what deletions cover."""
+    decisions = state.decisions.filter(~erased_rows(state.decisions, deletions))
+    feedback = state.feedback.filter(~erased_rows(state.feedback, deletions))
+    return dataclasses.replace(state, decisions=decisions, feedback=feedback)
+
+
 def _with_decisions(state: JoinState, fresh: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     """Held decisions with the new ones. Of the copies of one id the first logged stands: that answer was the caller's. And the repeats."""
     time = pl.col("event_time_us")
     close = time + pl.col("window_us")
-    limits = {"close_us": close, "gone_us": close + pl.col("late_us"), "forget_us": close + pl.col("hold_us")}
+    # A decision that shares rewards with later ones is held as long as those can be corrected.
+    shared = pl.when(pl.col("credit_rule").is_not_null()).then("window_us").otherwise(0)
+    limits = {
+        "close_us": close,
+        "early_us": time + pl.col("provisional_us"),
+        "gone_us": close + pl.col("late_us") + shared,
+        "forget_us": close + pl.col("hold_us"),
+    }
     new = fresh.with_columns(**limits, revision=pl.lit(0, dtype=pl.Int32)).select(state.decisions.columns)
     unknown = new.join(state.forgotten, on="decision_id", how="anti", maintain_order="left")
     both = pl.concat([state.decisions, unknown])
@@ -159,22 +185,33 @@ def _arrivals(state: JoinState, fresh: pl.DataFrame) -> tuple[pl.DataFrame, int]
     return usable, timed.height - usable.height
 
 
-def _touched(sound: pl.DataFrame) -> pl.Series:
-    return sound.filter(pl.col("kind").is_in(["decision", "impression", "reward"]))["decision_id"].unique()
+def _touched(state: JoinState, decisions: pl.DataFrame, sound: pl.DataFrame, arrived: pl.DataFrame) -> pl.Series:
+    """Ids of the decisions that the new events may say something of: their own, and those that share a reward with them."""
+    own = sound.filter(pl.col("kind").is_in(["decision", "impression", "reward"]))["decision_id"].unique()
+    waiting = state.feedback.filter(unattributed()).select("unit_id").unique()
+    newly = sound.filter(pl.col("kind") == "decision").join(waiting, on="unit_id", how="semi")["unit_id"]
+    units = pl.concat([newly, arrived.filter(unattributed())["unit_id"]])
+    if units.is_empty():
+        return own
+    return pl.concat([own, decisions.filter(pl.col("unit_id").is_in(units.implode()))["decision_id"]]).unique()
 
 
-def _derived(decisions: pl.DataFrame, feedback: pl.DataFrame, config: JoinConfig) -> Derived:
+def _derived(
+    decisions: pl.DataFrame, feedback: pl.DataFrame, peers: pl.DataFrame, config: JoinConfig, *, watermark_us: int = FINAL_US
+) -> Derived:
     if decisions.is_empty():
         return Derived(_ROW_SCHEMA.empty_table().drop_columns("revision"), {})
     mine = feedback.join(decisions.select("decision_id"), on="decision_id", how="semi")
-    return derive(decisions, mine, config=config)
+    shared = feedback.filter(unattributed()).join(decisions.select("unit_id").unique(), on="unit_id", how="semi")
+    return derive(decisions, pl.concat([mine, shared]), config=config, watermark_us=watermark_us, peers=peers)
 
 
 def _revisions(state: JoinState, decisions: pl.DataFrame, feedback: pl.DataFrame, *, touched: pl.Series, config: JoinConfig) -> Derived:
     """Rows of held decisions that say something else than before this step, and by how much the counts change."""
-    mine = pl.col("decision_id").is_in(touched.implode()) & (pl.col("revision") > 0)
-    before = _derived(state.decisions.filter(mine).sort("decision_id"), state.feedback, config)
-    after = _derived(decisions.filter(mine).sort("decision_id"), feedback, config)
+    closed = (pl.col("revision") > 0) & (pl.col("close_us") <= state.watermark_us)
+    mine = pl.col("decision_id").is_in(touched.implode()) & closed
+    before = _derived(state.decisions.filter(mine).sort("decision_id"), state.feedback, state.decisions, config)
+    after = _derived(decisions.filter(mine).sort("decision_id"), feedback, decisions, config)
     compared = [name for name in DERIVED_COLUMNS if name != "join_config_digest"]
     old, new = (derived.rows.select(["decision_time_us", *compared]).to_pylist() for derived in (before, after))
     changed = pa.array([a != b for a, b in zip(old, new, strict=True)], pa.bool_())
@@ -210,7 +247,8 @@ def _forgetting(state: JoinState) -> JoinState:
     if ended.height:
         kept = (pl.col("gone_us") > now) | pl.col("decision_id").is_in(decisions["decision_id"].implode())
         feedback = feedback.filter(kept)
-    return JoinState(decisions, feedback, forgotten, _plus(state.counts, {"orphans": ended.height}), now)
+    shared = int(ended.select(unattributed().sum()).item())
+    return JoinState(decisions, feedback, forgotten, _plus(state.counts, {"orphans": ended.height - shared, "shared": shared}), now)
 
 
 def _plus(*counts: Mapping[str, int]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Kafka as a source: topics by kind of event, partitions assigned by hand, offsets from our own tables.
 
-`assign` rather than `subscribe`: which partitions a worker derives is decided by who holds their positions in the tables, and a
-group's first assignment would take seconds. `auto.offset.reset=error`: records that the broker dropped before we read them are an
+`assign` rather than `subscribe`: reading is a function of the offsets in the tables. Which partitions are read is either all of them, or
+what a `Membership` says. `auto.offset.reset=error`: records that the broker dropped before we read them are an
 error, never a gap. Append time is Kafka's record time, so the topics want `message.timestamp.type=LogAppendTime`.
 """
 
@@ -9,23 +9,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from attribution.errors import LostRecords, SourceError
-from attribution.events import Raw
+from attribution.events import Raws
+from attribution.membership import GROUP, Membership
 from attribution.sources import Fetched, Offsets, Partition
 
 __all__ = ["TOPICS", "KafkaSource"]
 
 TOPICS = ("decisions", "impressions", "rewards", "signals")
-GROUP = "slateloop-attribution"
 _METADATA_TIMEOUT_S = 10.0
 _RESET = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 
 class KafkaSource:
-    """Reads every partition of TOPICS (or of those given) through one consumer.
+    """Reads every partition of TOPICS through one consumer.
 
-    `settings` are librdkafka's own (security, client id); `max_records` and `timeout_s` bound a fetch. Raises SourceError if the broker
+    `prefix` stands before the topics' names at the broker, and nowhere else. `settings` are librdkafka's own (security, client id);
+    `max_records` and `timeout_s` bound a fetch. With `members` only their partitions are read. Raises SourceError if the broker
     doesn't answer or a topic is absent.
     """
 
@@ -33,66 +35,82 @@ class KafkaSource:
         self,
         bootstrap: str,
         *,
-        topics: Sequence[str] = TOPICS,
+        prefix: str = "",
         settings: Mapping[str, Any] | None = None,
         max_records: int = 20_000,
         timeout_s: float = 0.5,
+        members: Membership | None = None,
     ) -> None:
         own = {"bootstrap.servers": bootstrap, "group.id": GROUP, "enable.auto.commit": False, "auto.offset.reset": "error"}
         self._consumer = Consumer({**(settings or {}), **own})
-        self._max_records, self._timeout_s = max_records, timeout_s
+        self._admin = AdminClient({**(settings or {}), "bootstrap.servers": bootstrap})
+        self._max_records, self._timeout_s, self._prefix = max_records, timeout_s, prefix
         self._assigned: dict[Partition, int] = {}
-        self._partitions = [partition for topic in topics for partition in self._of_topic(topic, bootstrap)]
+        self._members = members
+        self._partitions = self._all = [partition for topic in TOPICS for partition in self._of_topic(topic, bootstrap)]
 
     def partitions(self) -> Sequence[Partition]:
-        """Every partition of the topics, as the broker listed them at the start."""
+        """Every partition of the topics, as the broker listed them at the start; in a group, those that are this member's now."""
+        if self._members is not None:
+            owned = self._members.owned()
+            self._partitions = [partition for partition in self._all if partition.number in owned]
         return self._partitions
+
+    @property
+    def shared(self) -> bool:
+        """True = the partitions are shared out in a group, and may be another member's at any time."""
+        return self._members is not None
 
     def fetch(self, offsets: Offsets) -> Fetched:
         """Reads on; waits at most `timeout_s` where nothing has come."""
         if self._places(offsets) != self._assigned:
             self._seek(offsets)
-        following = dict(offsets)
-        raws = []
         # Until the batch is whole the consumer's own place is not to be trusted: the next fetch seeks.
         self._assigned = {}
-        for message in self._consumer.consume(num_messages=self._max_records, timeout=self._timeout_s):
-            _refuse(message)
-            raws.append(_raw(message))
-            following[Partition(message.topic(), message.partition())] = message.offset() + 1
+        messages = self._consumer.consume(num_messages=self._max_records, timeout=self._timeout_s) if self._partitions else []
+        raws = _columns(messages, prefix=self._prefix)
+        following = {**offsets, **_ends(raws)}
         self._assigned = self._places(following)
         return Fetched(raws, following)
 
     def commit(self, offsets: Offsets) -> None:
         """Commits to the group, for tools that show its lag."""
-        places = [TopicPartition(p.topic, p.number, offset) for p, offset in offsets.items()]
+        places = [self._at(p, offset) for p, offset in offsets.items()]
         if places:
             self._consumer.commit(offsets=places, asynchronous=True)
 
     def end_offsets(self) -> Offsets:
         """High watermarks, asked of the broker."""
-        ends = {}
-        for partition in self._partitions:
-            _, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=_METADATA_TIMEOUT_S)
-            ends[partition] = int(high)
-        return ends
+        # All at once and on a connection of their own: behind a fetch that waits for records each would wait as long.
+        places = {TopicPartition(self._prefix + p.topic, p.number): p for p in self._all}
+        asked = self._admin.list_offsets({place: OffsetSpec.latest() for place in places})
+        try:
+            found = [(place, future.result(_METADATA_TIMEOUT_S).offset) for place, future in asked.items()]
+        except KafkaException as error:
+            raise SourceError(f"end offsets: {error}; mend the broker and ask again") from error
+        return {Partition(place.topic.removeprefix(self._prefix), place.partition): int(offset) for place, offset in found}
 
     def close(self) -> None:
         """Leaves the group and lets the connections go."""
         self._consumer.close()
+        if self._members is not None:
+            self._members.close()
 
     def _of_topic(self, topic: str, bootstrap: str) -> list[Partition]:
         try:
-            found = self._consumer.list_topics(topic, timeout=_METADATA_TIMEOUT_S).topics[topic]
+            found = self._consumer.list_topics(self._prefix + topic, timeout=_METADATA_TIMEOUT_S).topics[self._prefix + topic]
         except KafkaException as error:
             raise SourceError(f"--bootstrap {bootstrap}: no answer ({error}); start the broker, or give its address") from error
         if found.error is not None:
-            raise SourceError(f"--bootstrap {bootstrap}: topic {topic!r}: {found.error}; create it before the joiner starts")
+            raise SourceError(f"--bootstrap {bootstrap}: topic {self._prefix + topic!r}: {found.error}; `attribution topics` makes it")
         return [Partition(topic, number) for number in sorted(found.partitions)]
 
     def _seek(self, offsets: Offsets) -> None:
         self._assigned = self._places(offsets)
-        self._consumer.assign([TopicPartition(p.topic, p.number, offset) for p, offset in self._assigned.items()])
+        self._consumer.assign([self._at(p, offset) for p, offset in self._assigned.items()])
+
+    def _at(self, partition: Partition, offset: int) -> TopicPartition:
+        return TopicPartition(self._prefix + partition.topic, partition.number, offset)
 
     def _places(self, offsets: Offsets) -> dict[Partition, int]:
         return {partition: offsets.get(partition, OFFSET_BEGINNING) for partition in self._partitions}
@@ -108,6 +126,23 @@ def _refuse(message: Message) -> None:
     raise SourceError(f"{place}: {error}; mend the broker and start again: nothing was skipped")
 
 
-def _raw(message: Message) -> Raw:
-    _, append_time_ms = message.timestamp()
-    return Raw(message.topic(), message.partition(), message.offset(), message.value() or b"", max(append_time_ms, 0) * 1000)
+def _columns(messages: Sequence[Message], *, prefix: str) -> Raws:
+    """The messages by column: one call a field and message, and no object of ours for each."""
+    skip = len(prefix)
+    for message in messages:
+        if message.error() is not None:
+            _refuse(message)
+    return Raws(
+        topics=[message.topic()[skip:] for message in messages],
+        partitions=[message.partition() for message in messages],
+        offsets=[message.offset() for message in messages],
+        payloads=[message.value() or b"" for message in messages],
+        append_times_us=[max(message.timestamp()[1], 0) * 1000 for message in messages],
+        damages={},
+    )
+
+
+def _ends(raws: Raws) -> dict[Partition, int]:
+    """The offset behind the last record of each partition: records of one partition come in order."""
+    last = {(topic, number): offset for topic, number, offset in zip(raws.topics, raws.partitions, raws.offsets, strict=True)}
+    return {Partition(*place): offset + 1 for place, offset in last.items()}

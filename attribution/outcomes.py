@@ -19,6 +19,7 @@ class Attributed(NamedTuple):
 
     events_frame: pl.DataFrame
     refused: Mapping[str, int]
+    refused_events: pl.DataFrame
     outside_window: int
     events: int
 
@@ -38,14 +39,27 @@ def attribute(rewards: pl.DataFrame, *, places: pl.DataFrame, outcomes: pl.DataF
     A slot stands as given, if the slate has it and its action is the one named (if one is); an action alone finds its slot.
     """
     known = rewards.join(outcomes, on=["tenant", "task", "name"], how="inner")
-    inside = known.filter(pl.col("event_time_us") < pl.col("decided_us") + pl.col("outcome_us"))
-    by_slot = inside.join(places, on=["row", "slot"], how="left")
-    by_action = places.unique(["row", "placed"], keep="first").select("row", action="placed", found="slot")
-    resolved = by_slot.join(by_action, on=["row", "action"], how="left").with_columns(_fault())
-    standing = resolved.filter(pl.col("fault").is_null())
+    by_slot = known.join(places, on=["row", "slot"], how="left")
+    by_action = places.unique(["row", "placed"], keep="first").select("row", action="placed", found="slot", found_us="seen_us")
+    by_slate = places.group_by("row").agg(slate_us=pl.col("seen_us").min())
+    resolved = by_slot.join(by_action, on=["row", "action"], how="left").join(by_slate, on="row", how="left").with_columns(_fault())
+    inside = resolved.filter(_inside())
+    standing = inside.filter(pl.col("fault").is_null())
     slot = pl.when(~pl.col("for_slate")).then(pl.coalesce("slot", "found")).alias("slot")
-    refused = dict(resolved.drop_nulls("fault").group_by("fault").len().iter_rows())
-    return Attributed(standing.with_columns(slot), refused, known.height - inside.height, standing.height)
+    direct = inside.filter(pl.col("credit").is_null())
+    refused = dict(direct.drop_nulls("fault").group_by("fault").len().iter_rows())
+    outside = int(known["credit"].is_null().sum()) - direct.height
+    faulty = direct.drop_nulls("fault").with_columns(reason="fault")
+    return Attributed(standing.with_columns(slot), refused, faulty, outside, direct.height - sum(refused.values()))
+
+
+def _inside() -> pl.Expr:
+    """Is a reward inside its window? One that is anchored at the impression has none where nothing was seen."""
+    named = pl.col("slot").is_not_null() | (pl.col("action") != "")
+    of_slot = pl.when(named & ~pl.col("for_slate")).then(pl.coalesce("seen_us", "found_us")).otherwise("slate_us")
+    begins_us = pl.when("anchored").then(of_slot).otherwise("decided_us")
+    since = pl.col("event_time_us") - begins_us
+    return ((since < pl.col("outcome_us")) & (since >= -pl.col("grace_us"))).fill_null(False)
 
 
 def _fault() -> pl.Expr:
@@ -70,13 +84,24 @@ def score(heads: pl.DataFrame, rewards: pl.DataFrame, *, places: pl.DataFrame, o
 
     `heads`: row, tenant, task. `places`: row, slot, seen_us; a place counts when it was seen.
     """
-    task = heads.select("row", "tenant", "task")
-    counted = places.select("row", "slot", counted=pl.col("seen_us").is_not_null())
+    task = heads.select("row", "tenant", "task", "now_us", decided_us="event_time_us")
+    all_slots = heads["all_slots"].fill_null(False).gather(places["row"])
+    counted = places.select("row", "slot", counted=pl.col("seen_us").is_not_null() | all_slots)
     found = _aggregated(rewards)
     expected = _expected(task, counted, outcomes)
     missing = expected.join(found, on=["row", "name", "slot"], how="anti", nulls_equal=True)
     entries = pl.concat([found, missing.select(found.columns)]).sort("row", "order", "slot", nulls_last=True)
+    entries = _provisional(entries, task, outcomes)
     return _scored(entries, counted=counted, rows=heads.height)
+
+
+def _provisional(entries: pl.DataFrame, task: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
+    """The entries, with `provisional` as the status of those whose window is still open."""
+    closes = outcomes.select("tenant", "task", "name", "closes_us")
+    timed = entries.join(task, on="row", how="left", maintain_order="left")
+    timed = timed.join(closes, on=["tenant", "task", "name"], how="left", maintain_order="left")
+    still_open = pl.col("decided_us") + pl.col("closes_us") > pl.col("now_us")
+    return timed.with_columns(status=pl.when(still_open).then(pl.lit("provisional")).otherwise("status")).select(entries.columns)
 
 
 def _aggregated(rewards: pl.DataFrame) -> pl.DataFrame:

@@ -27,6 +27,11 @@ class Outcome(StrictModel):
     """One named outcome: which reward events count for a decision, and what they are worth."""
 
     window_s: Window = Field(description="A reward counts when it happens less than this after its decision. Seconds, (0, 400 days].")
+    anchor: Literal["decision", "impression"] = Field(
+        "decision",
+        description="Where the window begins: at the decision, or when the slot (for a slate, the first slot) was first seen; unseen "
+        "slots then have no rewards, and the decision closes later by the impression window.",
+    )
     aggregate: Literal["first", "last", "sum", "max", "mean", "count"] = Field(
         "sum", description="How several rewards of one slot (or slate) become one value; first and last by event time."
     )
@@ -45,6 +50,9 @@ class Rewards(StrictModel):
     outcomes: dict[OutcomeName, Outcome] = Field(
         min_length=1, description="Name of the outcome in reward events -> how it counts. At least one."
     )
+    function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = Field(
+        None, description="module:function of your own that makes the scalar reward of a decision, vectorised over Arrow columns."
+    )
 
 
 class Attribution(StrictModel):
@@ -52,6 +60,21 @@ class Attribution(StrictModel):
 
     impression_window_s: Window = Field(
         description="An impression counts when it happens less than this after its decision. Seconds, (0, 400 days]."
+    )
+    learn_from: Literal["treated", "all"] = Field(
+        "treated", description="Slots that have a reward to learn from: treated = those that were seen; all = unseen ones too, as defaults."
+    )
+    max_slate_age_s: Window | None = Field(
+        None,
+        description="An impression of a slate older than this is quarantined (`slate_too_old`): a cache outlives it. Seconds.",
+    )
+    provisional_after_s: Window | None = Field(
+        None, description="A provisional row is written this long after the decision, before the final one at its close. Seconds."
+    )
+    credit: Literal["last", "first", "linear", "position"] | None = Field(
+        None,
+        description="How a reward that names its unit and action, but no decision, is shared among the unit's decisions with this action "
+        "in the outcome's window. Unset: such a reward is quarantined.",
     )
     grace_s: Seconds = Field(
         60.0,
@@ -109,6 +132,11 @@ class JoinConfig:
         """How far behind the watermark an event can lie and still matter to the state."""
         return int((self.task_frame["window_us"] + self.task_frame["hold_us"]).max())  # type: ignore[arg-type]
 
+    @functools.cached_property
+    def functions(self) -> Mapping[tuple[str, str], str]:
+        """The users' own reward functions, by (tenant, task)."""
+        return {key: join.rewards.function for key, join in self.tasks.items() if join.rewards.function}
+
 
 def load_join_config(directory: Path, *, overrides: Sequence[str] = ()) -> JoinConfig:
     """The joins of every task file in a directory; `overrides` (`section.key=value`) are laid over each.
@@ -146,6 +174,13 @@ _TASK_SCHEMA = {
     # An event is kept for this long after it happened: until no decision that it could belong to takes it any more.
     "hold_us": pl.Int64,
     "max_future_us": pl.Int64,
+    # An older slate may not be shown any more.
+    "slate_age_us": pl.Int64,
+    # Time of the provisional row after the decision; null = there is none.
+    "provisional_us": pl.Int64,
+    # Slots that were not seen count too.
+    "all_slots": pl.Boolean,
+    "credit_rule": pl.String,
     "join_config_digest": pl.String,
 }
 _OUTCOME_SCHEMA = {
@@ -158,6 +193,9 @@ _OUTCOME_SCHEMA = {
     "weight": pl.Float64,
     "default": pl.Float64,
     "for_slate": pl.Boolean,
+    "anchored": pl.Boolean,
+    # No reward of this outcome counts any more, this long after the decision.
+    "closes_us": pl.Int64,
 }
 
 
@@ -168,15 +206,35 @@ def _us(seconds: float) -> int:
 def _task_row(join: TaskJoin) -> tuple[object, ...]:
     section = join.attribution
     impression, grace = _us(section.impression_window_s), _us(section.grace_s)
-    window = max([impression, *(_us(outcome.window_s) for outcome in join.rewards.outcomes.values())])
+    window = max([impression, *(_closes_us(outcome, section) for outcome in join.rewards.outcomes.values())])
     late = grace + _us(section.correction_horizon_s)
-    future = _us(section.max_future_s)
-    # An event may precede its decision by the grace, hence the second one in `hold_us`.
-    return (join.tenant, join.task, impression, window, grace, late, window + late + grace, future, join.digest)
+    future, age = _us(section.max_future_s), _us(_LONGEST_S if section.max_slate_age_s is None else section.max_slate_age_s)
+    early = None if section.provisional_after_s is None else _us(section.provisional_after_s)
+    # An event may precede its decision by the grace, hence the second one in the hold; a reward that is shared among decisions needs the
+    # ones before, as far back as its window.
+    hold = window + late + grace + (window if section.credit else 0)
+    limits = (impression, window, grace, late, hold, future, age, early, section.learn_from == "all", section.credit)
+    return (join.tenant, join.task, *limits, join.digest)
+
+
+def _closes_us(outcome: Outcome, section: Attribution) -> int:
+    return _us(outcome.window_s) + (_us(section.impression_window_s) if outcome.anchor == "impression" else 0)
 
 
 def _outcome_rows(join: TaskJoin) -> list[tuple[object, ...]]:
     return [
-        (join.tenant, join.task, name, order, _us(item.window_s), item.aggregate, item.weight, item.default, item.level == "slate")
+        (
+            join.tenant,
+            join.task,
+            name,
+            order,
+            _us(item.window_s),
+            item.aggregate,
+            item.weight,
+            item.default,
+            item.level == "slate",
+            item.anchor == "impression",
+            _closes_us(item, join.attribution),
+        )
         for order, (name, item) in enumerate(join.rewards.outcomes.items())
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from attribution.events import Raw
+from attribution.events import Raw, Raws
 
 __all__ = ["Fetched", "Offsets", "Partition", "Source"]
 
@@ -22,15 +22,19 @@ Offsets = Mapping[Partition, int]
 class Fetched(NamedTuple):
     """Records, in order within each partition, and the offsets at which the next fetch begins."""
 
-    raws: Sequence[Raw]
+    raws: Sequence[Raw] | Raws
     offsets: Offsets
 
 
 class Source(Protocol):
     """A transport. Reading is a function of the offsets; what is committed back is only for those who watch the lag."""
 
+    @property
+    def shared(self) -> bool:
+        """True = the partitions are shared out among several workers, and `partitions` changes."""
+
     def partitions(self) -> Sequence[Partition]:
-        """Every partition that is read."""
+        """Every partition that is read. Asked before each micro-batch."""
 
     def fetch(self, offsets: Offsets) -> Fetched:
         """What follows the offsets, at most a micro-batch; nothing where nothing has come. Raises SourceError."""

@@ -8,16 +8,15 @@ import polars as pl
 
 from attribution.accounting import ACCOUNT_COLUMNS, account
 from attribution.admission import REASONS
-from attribution.events import DAMAGE, UNDECODABLE
+from attribution.events import DAMAGE, EVENT_SCHEMA, UNDECODABLE
 from attribution.join import COUNTS
 from attribution.positions import LaneMarks, read_derived, read_landed, read_marks
 from attribution.settings import JoinConfig
 from attribution.sources import Offsets, Partition
-from attribution.tables import PositionedTable, open_table, text
+from attribution.tables import EVENTS_DIR, OBSERVATIONS_DIR, PositionedTable, open_table, text
 from attribution.watermarks import partition_watermark, stale_sources
-from attribution.worker import EVENTS_DIR, OBSERVATIONS_DIR
 
-__all__ = ["report"]
+__all__ = ["landed_events", "needed_since_us", "report"]
 
 
 def report(out: Path, *, config: JoinConfig, ends: Offsets | None = None) -> dict[str, Any]:
@@ -44,6 +43,18 @@ def report(out: Path, *, config: JoinConfig, ends: Offsets | None = None) -> dic
         "partitions": [_partition(number, lane) for number, lane in marks.items()],
         "offsets": [_offset(p, landed=landed, derived=derived, ends=ends) for p in partitions],
     }
+
+
+def landed_events(out: Path) -> pl.DataFrame:
+    """Every landed event, all columns. Raises TableError."""
+    return open_table(out / EVENTS_DIR, schema=None).read(columns=EVENT_SCHEMA.names)
+
+
+def needed_since_us(out: Path, *, config: JoinConfig) -> int:
+    """The join may still need events since this time, microseconds since the epoch. Raises TableError."""
+    observations, events = (open_table(out / name, schema=None) for name in (OBSERVATIONS_DIR, EVENTS_DIR))
+    marks = [partition_watermark(read_marks(observations.position, p.number).watermarks) for p in _partitions(events)]
+    return min(marks, default=0) - config.memory_us
 
 
 def _partitions(events: PositionedTable) -> list[Partition]:

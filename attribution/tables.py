@@ -5,7 +5,7 @@ another writer has moved since our snapshot, but takes an OLD number from a fres
 handle that commits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,18 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from attribution.errors import Fenced, TableError
 
-__all__ = ["PositionedTable", "open_table", "text"]
+__all__ = ["DELETIONS_DIR", "EVENTS_DIR", "OBSERVATIONS_DIR", "PositionedTable", "open_table", "text"]
+
+# Names of the tables below --out.
+EVENTS_DIR = "events"
+OBSERVATIONS_DIR = "observations"
+DELETIONS_DIR = "deletions"
+# Statistics of a file stand in the table's log and outlive the file: none may tell of a unit. These are what reads are pruned by.
+_STATISTICS = ("kind", "topic", "partition", "offset", "event_time_us", "append_time_us", "decision_time_us", "commit_seq", "task")
+
+
+# How often an append is tried again when something that is not about its positions has come between.
+_REPEATS = 5
 
 
 def text(column: str) -> pc.Expression:
@@ -48,17 +59,37 @@ class PositionedTable:
 
         Raises Fenced if another writer has moved one of these positions: then nothing was written. Raises TableError if the disk refuses.
         """
-        for app in positions:
-            self._check(app)
         moves = [deltalake.Transaction(app, number) for app, number in positions.items()]
         properties = deltalake.CommitProperties(app_transactions=moves)
-        try:
-            deltalake.write_deltalake(self._handle, rows, mode="append", commit_properties=properties)
-        except CommitFailedError as error:
-            raise Fenced(f"{self.path}: another writer has committed in between ({error}); stop one of the two and start again") from error
-        except (DeltaError, OSError) as error:
-            raise TableError(f"{self.path}: {rows.num_rows} rows could not be written ({error}); mend the disk and start again") from error
+        for last in (*[False] * _REPEATS, True):
+            for app in positions:
+                self._check(app)
+            try:
+                deltalake.write_deltalake(self._handle, rows, mode="append", commit_properties=properties)
+                break
+            except CommitFailedError as error:
+                # A deletion or a compaction has come between. If our positions stand, it was not about us: once more, on what is there now.
+                self.refresh()
+                if last:
+                    raise Fenced(f"{self.path}: other writers commit in between ({error}); stop one of the two and start again") from error
+            except (DeltaError, OSError) as error:
+                raise TableError(
+                    f"{self.path}: {rows.num_rows} rows could not be written ({error}); mend the disk and start again"
+                ) from error
         self._known |= positions
+
+    def refresh(self) -> None:
+        """Moves on to the table as it is now. What this writer knows of its positions stays: they are checked before the next commit."""
+        self._handle.update_incremental()
+
+    def forget(self, partitions: Collection[int]) -> None:
+        """Positions of these partitions (the last part of their names) are to be read anew: they were another writer's."""
+        self._known = {app: at for app, at in self._known.items() if int(app.rsplit("/", 1)[1]) not in partitions}
+
+    @property
+    def version(self) -> int:
+        """Version of the table that this handle sees."""
+        return int(self._handle.version())
 
     def read(self, *, columns: Sequence[str], where: pc.Expression | None = None) -> pl.DataFrame:
         """Rows as they stand in this snapshot, in no order."""
@@ -87,15 +118,26 @@ def open_table(path: Path, *, schema: pa.Schema | None) -> PositionedTable:
     try:
         if schema is not None:
             path.mkdir(parents=True, exist_ok=True)
-            deltalake.DeltaTable.create(path, schema=schema, mode="ignore")
+            pruned = ",".join(name for name in _STATISTICS if name in schema.names)
+            columns = {"delta.dataSkippingStatsColumns": pruned} if pruned else {"delta.dataSkippingNumIndexedCols": "0"}
+            deltalake.DeltaTable.create(path, schema=schema, mode="ignore", configuration=columns)
         handle = deltalake.DeltaTable(path)
     except TableNotFoundError as error:
         raise TableError(f"{path}: no table; start `attribution run`, or give the directory that was its --out") from error
     except (DeltaError, OSError) as error:
         raise TableError(f"{path}: cannot be opened as a table ({error}); give another --out") from error
     if schema is not None:
+        _add_new_columns(handle, schema=schema)
         _refuse_other_columns(handle, schema=schema, path=path)
     return PositionedTable(handle, path=path)
+
+
+def _add_new_columns(handle: Any, *, schema: pa.Schema) -> None:
+    """A table of an older version gets the columns that it lacks; its old rows have null there."""
+    known = set(handle.to_pyarrow_dataset().schema.names)
+    if known and known < set(schema.names):
+        lacking = pa.schema([field for field in schema if field.name not in known])
+        handle.alter.add_columns(deltalake.Schema.from_arrow(lacking).fields)
 
 
 def _refuse_other_columns(handle: Any, *, schema: pa.Schema, path: Path) -> None:

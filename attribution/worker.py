@@ -13,19 +13,23 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
+from attribution.decode import decode
+from attribution.deletions import Deletions
 from attribution.deriver import Deriver, no_point, underived_events
-from attribution.events import EVENT_SCHEMA, decode
+from attribution.erasure import erase
+from attribution.errors import Fenced
+from attribution.events import EVENT_SCHEMA
+from attribution.housekeeping import erase_tables
 from attribution.positions import landed_positions, read_landed
 from attribution.settings import JoinConfig
 from attribution.sources import Offsets, Source
-from attribution.tables import open_table
+from attribution.tables import EVENTS_DIR, OBSERVATIONS_DIR, open_table
 from protos.observations import OBSERVATION_SCHEMA
 
-__all__ = ["EVENTS_DIR", "OBSERVATIONS_DIR", "Progress", "Worker", "run_worker"]
+__all__ = ["EVENTS_DIR", "OBSERVATIONS_DIR", "POINTS", "Progress", "Worker", "run_worker"]
 
-# Names of the two tables below --out.
-EVENTS_DIR = "events"
-OBSERVATIONS_DIR = "observations"
+# Where a cycle can be cut: before it seeks and fetches, before and after each of the two commits, before and after the group's.
+POINTS = ("followed", "fetched", "landed", "stepped", "derived", "committed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,19 +43,76 @@ class Progress:
 class Worker:
     """Joins what a source brings into the tables below `out`; goes on where an earlier one stopped.
 
-    `at_point` is called with the name of each point between two effects: "fetched", "landed", "stepped", "derived", "committed".
+    `at_point` is called with the name of each point between two effects, in this order: POINTS.
     """
 
     def __init__(self, source: Source, *, out: Path, config: JoinConfig, at_point: Callable[[str], None] = no_point) -> None:
         self._source, self._at_point = source, at_point
         self._landed = open_table(out / EVENTS_DIR, schema=EVENT_SCHEMA)
-        table = open_table(out / OBSERVATIONS_DIR, schema=OBSERVATION_SCHEMA)
-        partitions = source.partitions()
-        self.offsets: Offsets = read_landed(self._landed.position, partitions)
-        self._deriver = Deriver(table, partitions=partitions, config=config, landed=self._landed, at_point=at_point)
-        left = underived_events(self._landed, landed_offsets=self.offsets, derived=self._deriver.offsets)
+        self._observations = open_table(out / OBSERVATIONS_DIR, schema=OBSERVATION_SCHEMA)
+        self._config, self._out = config, out
+        self._deletions = Deletions(out)
+        self._erased = self._deletions.now()
+        self._restart()
+
+    def _restart(self) -> None:
+        """Begins where the tables say that the last commits ended."""
+        self._partitions = self._source.partitions()
+        self.offsets: Offsets = read_landed(self._landed.position, self._partitions)
+        self._deriver = Deriver(
+            self._observations, partitions=self._partitions, config=self._config, landed=self._landed, at_point=self._at_point
+        )
+        self._derive_left()
+
+    def reload(self) -> None:
+        """Throws away what it knows and begins again from the tables as they are now: what to do when another writer has moved them."""
+        for table in (self._landed, self._observations):
+            table.refresh()
+            table.forget({partition.number for partition in self._partitions})
+        self._restart()
+
+    def _follow(self) -> None:
+        """Lets go of the partitions that are another worker's now, and takes over those that have become this one's."""
+        partitions = self._source.partitions()
+        if partitions == self._partitions:
+            return
+        changed = {p.number for p in partitions} ^ {p.number for p in self._partitions}
+        for table in (self._landed, self._observations):
+            table.refresh()
+            table.forget(changed)
+        self._partitions = partitions
+        kept = {p: offset for p, offset in self.offsets.items() if p in partitions and p.number not in changed}
+        self.offsets = {**kept, **read_landed(self._landed.position, [p for p in partitions if p.number in changed])}
+        self._deriver.follow(partitions)
+        self._derive_left()
+
+    def _erase_new(self) -> None:
+        """Obeys deletions that have been asked for since the last cycle: in the tables, which a batch under way then may have refilled,
+        and in what is remembered of the open windows."""
+        deletions = self._deletions.now()
+        if deletions.height == self._erased.height:
+            return
+        self._erased = deletions
+        erase_tables(self._out, deletions)
+        for table in (self._landed, self._observations):
+            table.refresh()
+        self._deriver.erase(deletions)
+
+    def _derive_left(self) -> None:
+        """Derives what has landed and is not derived: what a crash between the two hops leaves."""
         if self._deriver.offsets != self.offsets:
+            left = underived_events(self._landed, landed_offsets=self.offsets, derived=self._deriver.offsets)
             self._deriver.derive(left, offsets=self.offsets)
+
+    @property
+    def shared(self) -> bool:
+        """True = other workers derive the other partitions."""
+        return self._source.shared
+
+    @property
+    def partition_numbers(self) -> frozenset[int]:
+        """Numbers of the partitions that this worker derives now."""
+        return frozenset(partition.number for partition in self._partitions)
 
     @property
     def final(self) -> bool:
@@ -60,10 +121,13 @@ class Worker:
 
     def cycle(self) -> Progress:
         """One micro-batch through both hops; nothing is committed where nothing came. Raises Fenced, TableError, SourceError."""
+        self._follow()
+        self._erase_new()
+        self._at_point("followed")
         raws, offsets = self._source.fetch(self.offsets)
         if offsets == self.offsets:
             return Progress(0, 0)
-        events = decode(raws)
+        events = erase(decode(raws), self._erased)
         self._at_point("fetched")
         self._land(events, offsets)
         self._at_point("landed")
@@ -84,7 +148,7 @@ def run_worker(worker: Worker, *, poll_s: float, stop: threading.Event, until_fi
     """
     while not stop.is_set():
         began = time.monotonic()
-        progress = worker.cycle()
+        progress = _cycle(worker)
         on_progress(progress)
         if until_final and worker.final and not progress.events:
             return
@@ -92,6 +156,18 @@ def run_worker(worker: Worker, *, poll_s: float, stop: threading.Event, until_fi
             stop.wait(max(0.0, poll_s - (time.monotonic() - began)))
 
 
+def _cycle(worker: Worker) -> Progress:
+    """One cycle; where the partitions are shared, a commit that another worker has forestalled is taken back: reload, and seek."""
+    for _ in range(_FENCES if worker.shared else 0):
+        try:
+            return worker.cycle()
+        except Fenced:
+            worker.reload()
+    return worker.cycle()
+
+
+# Another member takes a partition over while a batch is under way; more often than this in a row it is no rebalance, but a rival.
+_FENCES = 3
 # A micro-batch as large as this means that more is waiting.
 _BACKLOG = 20_000
 

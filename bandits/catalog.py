@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 from bandits import entry_points
 from bandits.errors import PolicyError
+from bandits.outcomes import AsksForOutcomes
 from bandits.policies.arm_sums import RangeSettings
 from bandits.policies.beta_bernoulli import BetaBernoulliSettings, beta_bernoulli
+from bandits.policies.constrained import ConstrainedSettings, constrained_thompson
 from bandits.policies.counterfactual import CounterfactualSettings, counterfactual
 from bandits.policies.ensemble import EnsembleSettings, ensemble
 from bandits.policies.epsilon_greedy import EpsilonGreedySettings, epsilon_greedy
@@ -38,7 +40,7 @@ from bandits.wrappers import declared
 from bandits.wrappers.floor import floor
 from protos import config
 
-__all__ = ["CATALOG", "Entry", "PolicySpec", "build", "exact_update", "find", "plain", "providers"]
+__all__ = ["CATALOG", "Entry", "PolicySpec", "build", "exact_update", "find", "outcomes", "parsed", "plain", "providers"]
 
 
 class UniformSettings(config.StrictModel):
@@ -48,10 +50,10 @@ class UniformSettings(config.StrictModel):
 class Entry(NamedTuple):
     """A policy of the catalog."""
 
-    #: `factory(dims, **settings) -> Policy`.
+    #: `factory(dims, **settings) -> Policy`; with `policies` too, which builds others by name and settings, where settings bring one in.
     factory: Callable[..., Policy]
     settings: type[config.StrictModel]
-    #: true = batches commute and merge, and a revised row takes the old one back exactly.
+    #: true = batches commute and merge, and a revised row takes the old one back exactly; by default, where settings decide it.
     exact_update: bool
     #: What its logged propensity is.
     propensity: str
@@ -119,6 +121,15 @@ CATALOG: Mapping[str, Entry] = {
         exact_update=False,
         propensity="exact: the share of the members that prefer it",
     ),
+    "constrained_thompson": Entry(
+        factory=constrained_thompson,
+        settings=ConstrainedSettings,
+        exact_update=True,
+        propensity="exact for the draw; of constrained Thompson sampling by 256 joint draws from the request's key, as above",
+        # The best rewards may all be infeasible, so a cut by them could leave nothing to play.
+        ranks=False,
+        keyed=True,
+    ),
     "counterfactual": Entry(factory=counterfactual, settings=CounterfactualSettings, exact_update=False, propensity="exact"),
 }
 
@@ -160,8 +171,8 @@ class PolicySpec(NamedTuple):
 
     @property
     def policies(self) -> tuple[str, ...]:
-        """Names of the policy and of those that its wrappers bring in."""
-        return (self.name, *(member.policy for member in declared.members(self.wrappers)))
+        """Names of the policy and of those that its wrappers and settings bring in."""
+        return tuple(name for name, _ in _with_settings(self))
 
 
 def find(name: str) -> Entry:
@@ -189,13 +200,31 @@ def providers(spec: PolicySpec) -> dict[str, str]:
 
 def exact_update(spec: PolicySpec) -> bool:
     """true = batches commute and merge, and a revised row takes the old one back exactly: so for all policies of the spec."""
-    return all(find(name).exact_update for name in spec.policies)
+    return all(_learns_exactly(name, parsed(name, settings)) for name, settings in _with_settings(spec))
+
+
+def outcomes(spec: PolicySpec) -> tuple[str, ...]:
+    """Names of the outcomes that the policies of a spec ask for, in the order of the columns of `Batch.outcomes`.
+
+    Raises PolicyError where two of them ask for different ones: there is one order of columns.
+    """
+    asked = [own.outcomes for name, settings in _with_settings(spec) if isinstance(own := parsed(name, settings), AsksForOutcomes)]
+    asked = [names for names in dict.fromkeys(asked) if names]
+    if len(asked) > 1:
+        raise PolicyError(f"policy: its members ask for outcomes {list(asked[0])} and {list(asked[1])}; give them the same constraints")
+    return asked[0] if asked else ()
+
+
+def parsed(name: str, settings: Mapping[str, Any]) -> config.StrictModel:
+    """The settings of a policy of the catalog, every default written out. Raises PolicyError or ConfigError."""
+    return config.parse(find(name).settings, dict(settings), where="policy.settings")
 
 
 def plain(entry: Entry, dims: Dims, settings: Mapping[str, Any] | None = None) -> Policy:
     """The policy of an entry without floor or wrappers; settings that are left out have their defaults. Raises ConfigError."""
-    parsed = config.parse(entry.settings, dict(settings or {}), where="policy.settings")
-    return entry.factory(dims, **parsed.model_dump(mode="json"))
+    own = config.parse(entry.settings, dict(settings or {}), where="policy.settings")
+    brought = {"policies": lambda name, given: plain(find(name), dims, given)} if isinstance(own, AsksForOutcomes) else {}
+    return entry.factory(dims, **own.model_dump(mode="json"), **brought)
 
 
 def build(spec: PolicySpec) -> Policy:
@@ -206,4 +235,22 @@ def build(spec: PolicySpec) -> Policy:
 
 def _settled(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with every default written out, so that a later default changes no snapshot."""
-    return config.parse(find(name).settings, dict(settings), where="policy.settings").model_dump(mode="json")
+    own = parsed(name, settings)
+    if isinstance(own, AsksForOutcomes) and own.member is not None:
+        own = own.with_member(_settled(*own.member))
+    return own.model_dump(mode="json")
+
+
+def _with_settings(spec: PolicySpec) -> list[tuple[str, Mapping[str, Any]]]:
+    """The policies of a spec, each with its settings: its own, those that its wrappers bring in, and those that settings do."""
+    found: list[tuple[str, Mapping[str, Any]]] = [(spec.name, json.loads(spec.settings))]
+    found += [(member.policy, member.settings) for member in declared.members(spec.wrappers)]
+    for name, settings in found:
+        own = parsed(name, settings)
+        if isinstance(own, AsksForOutcomes) and own.member is not None:
+            found.append(own.member)
+    return found
+
+
+def _learns_exactly(name: str, settings: config.StrictModel) -> bool:
+    return settings.learns_exactly if isinstance(settings, AsksForOutcomes) else find(name).exact_update

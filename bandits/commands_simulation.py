@@ -161,13 +161,21 @@ def _report(trial: Trial, summaries: Sequence[Summary], json_file: str | None) -
 
 
 def _table(summaries: Sequence[Summary], *, title: str) -> Table:
-    table = Table(
-        "policy", "mean reward", "95% interval", f"less {summaries[0].label}", "last tenth", "regret", "counted", "s", title=title
-    )
+    constrained = any(summary.violations > 0.0 for summary in summaries)
+    last = (*(("violations",) if constrained else ()), "counted", "s")
+    table = Table("policy", "mean reward", "95% interval", f"less {summaries[0].label}", "last tenth", "regret", *last, title=title)
     for summary in summaries:
         less = "" if summary is summaries[0] else _interval(difference(summary, summaries[0]))
-        figures = (_number(summary.last_tenth.value), _number(summary.regret.value), f"{summary.counted:.0%}", f"{summary.seconds:.1f}")
-        table.add_row(escape(summary.label), _number(summary.mean_reward.value), _interval(summary.mean_reward), less, *figures)
+        violations = (f"{summary.violations:.1%}",) if constrained else ()
+        figures = (_number(summary.last_tenth.value), _number(summary.regret.value), *violations, f"{summary.counted:.0%}")
+        table.add_row(
+            escape(summary.label),
+            _number(summary.mean_reward.value),
+            _interval(summary.mean_reward),
+            less,
+            *figures,
+            f"{summary.seconds:.1f}",
+        )
     return table
 
 

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bandits.catalog import build, exact_update
+from bandits.catalog import exact_update, outcomes
 from bandits.config import TaskPolicy
 from bandits.errors import SnapshotError
 from bandits.programs import update_program
 from bandits.snapshots import Draft, Manifest
+from bandits.standing_baseline import starting_state
 from bandits.store import Challenger, Store
 from bandits.training import absorb, chain_of_revisions, training_rows
 from protos.observation_reader import Cursor, revisions_of, revisions_since
@@ -36,8 +37,9 @@ class Learner:
     def __init__(self, store: Store, task: TaskPolicy, observations: Path) -> None:
         self._store, self._task, self._observations = store, task, observations
         self._update = update_program(task.spec)
-        self._state: Any = build(task.spec).init()
+        self._state: Any = starting_state(store, task)
         self._exact = exact_update(task.spec)
+        self._outcomes = outcomes(task.spec)
         self.progress = Progress(cursor={}, rows=0, training_watermark_us=0)
         self.parent = ""
         self._published_rows = 0
@@ -71,6 +73,7 @@ class Learner:
             context_size=self._task.schema.context_size,
             feature_size=self._task.schema.action_feature_size,
             train_on=self._task.section.train_on,
+            outcomes=self._outcomes,
         )
         self._state = absorb(self._update, self._state, rows)
         new = pc.sum(pc.equal(fetched["revision"], 1)).as_py()

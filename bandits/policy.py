@@ -72,7 +72,8 @@ class Batch(NamedTuple):
 
     `context` f64[n, d] raw units; `action` i32[n]; `features` f64[n, f]; `reward` f64[n]; `weight` f64[n]: 1 for a new row, -1 to take
     back a row that a revision replaces, 0 for padding; `time_s` f64[n], event time of the decision, seconds since the epoch; `slot`
-    i32[n], where it stood, 0 = top; `propensity` f64[n], with which it was drawn, in (0, 1].
+    i32[n], where it stood, 0 = top; `propensity` f64[n], with which it was drawn, in (0, 1]; `outcomes` f64[n, J], the named outcomes
+    that the policy asks for (`bandits.outcomes`), in its order and each in its own unit; J = 0, or None, for one that asks for none.
     """
 
     context: Any
@@ -83,6 +84,7 @@ class Batch(NamedTuple):
     time_s: Any
     slot: Any
     propensity: Any
+    outcomes: Any = None
 
     @classmethod
     def of(
@@ -96,8 +98,9 @@ class Batch(NamedTuple):
         time_s: np.ndarray | None = None,
         slot: np.ndarray | None = None,
         propensity: np.ndarray | None = None,
+        outcomes: np.ndarray | None = None,
     ) -> "Batch":
-        """Rows with what most callers leave out: no action features, weight 1, time 0, the top slot, propensity 1."""
+        """Rows with what most callers leave out: no action features, weight 1, time 0, the top slot, propensity 1, no outcomes."""
         n = len(reward)
         return cls(
             context=np.asarray(context, np.float64),
@@ -108,6 +111,7 @@ class Batch(NamedTuple):
             time_s=np.zeros(n) if time_s is None else np.asarray(time_s, np.float64),
             slot=np.zeros(n, np.int32) if slot is None else np.asarray(slot, np.int32),
             propensity=np.ones(n) if propensity is None else np.asarray(propensity, np.float64),
+            outcomes=np.zeros((n, 0)) if outcomes is None else np.asarray(outcomes, np.float64),
         )
 
     @property

@@ -4,6 +4,7 @@
                   challengers/<digest>.json  one a challenger; closed by its verdict
                   champion.json              the pointer, moved by compare-and-swap
                   verdicts/<id>.json         what the gate said
+                  looks/, followups/       what the gate declared and saw; what came after a promotion
                   kill_switch.json           there = the baseline decides
                   audit.jsonl                every move, appended
 
@@ -128,6 +129,8 @@ class Store:
         `verdict` has the keys `decision` ("promote"), `challenger` (= digest) and `champion` (= expected.digest). Raises
         VerdictRefused for another one or a share that does not grow, ChampionMoved if the pointer is no longer `expected`.
         """
+        if verdict.get("overridden"):
+            raise VerdictRefused(f"verdict: reached with {verdict['overridden']} overridden; such a verdict never promotes")
         if verdict.get("decision") != "promote" or verdict.get("challenger") != digest:
             raise VerdictRefused(
                 f"verdict: decision {verdict.get('decision')!r} on {verdict.get('challenger')!r} does not promote {digest}"
@@ -213,6 +216,20 @@ class Store:
         if data is None:
             raise UnknownSnapshot(f"verdict {verdict_id!r}: not in the store; `ope verdicts` lists them")
         return data
+
+    def put_note(self, kind: str, name: str, note: Mapping[str, Any]) -> None:
+        """Keeps a record of the gate's under a kind (a folder) and a name; the latest stands."""
+        write_whole(self._path / kind / f"{name}.json", json.dumps(note, sort_keys=True, indent=1).encode())
+
+    def notes(self, kind: str) -> dict[str, dict[str, Any]]:
+        """The records of a kind by name."""
+        read = {path.stem: read_json(path) for path in sorted((self._path / kind).glob("*.json"))}
+        return {name: note for name, note in read.items() if note is not None}
+
+    def remark(self, action: str, **entry: Any) -> None:
+        """Appends a line to the audit log that moves nothing."""
+        with self._locked():
+            self._audit({"action": action, **entry})
 
     def verdict_ids(self) -> list[str]:
         """Ids of the verdicts, oldest first."""

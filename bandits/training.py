@@ -1,12 +1,13 @@
 """From observations to training rows, and from training rows to a state. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bandits.outcomes import slot_outcomes
 from bandits.policy import Batch
 from bandits.quantise import DENOMINATOR
 from bandits.requests import requests_from_observations
@@ -31,10 +32,12 @@ def chain_of_revisions(new: pa.Table, earlier: pa.Table) -> pa.Table:
     return pa.concat_tables([parts[0], parts[1].cast(parts[0].schema)])
 
 
-def training_rows(observations: pa.Table, *, actions: tuple[str, ...], context_size: int, feature_size: int, train_on: str) -> Batch:
+def training_rows(
+    observations: pa.Table, *, actions: tuple[str, ...], context_size: int, feature_size: int, train_on: str, outcomes: Sequence[str] = ()
+) -> Batch:
     """The slots that train: of decisions that were logged, not overridden and no fallback; of actions that the table has.
 
-    `observations` has the columns of an observation and `sign`.
+    `observations` has the columns of an observation and `sign`; `outcomes`: names of those that the policy asks for.
     """
     usable = pc.and_(pc.and_(observations["logged"], pc.invert(observations["overridden"])), pc.equal(observations["fallback"], 0))
     rows = observations.filter(usable)
@@ -43,6 +46,7 @@ def training_rows(observations: pa.Table, *, actions: tuple[str, ...], context_s
     index = requests.actions[np.arange(len(slates))[:, None], np.maximum(slates, 0)]
     trains = (slates >= 0) & (index < len(actions)) & (seen | (train_on == "all"))
     row, slot = np.nonzero(trains)
+    named = slot_outcomes(rows["outcomes"], names=outcomes, slots=slates.shape[1])
     return Batch.of(
         requests.context[row],
         index[row, slot],
@@ -52,6 +56,7 @@ def training_rows(observations: pa.Table, *, actions: tuple[str, ...], context_s
         time_s=rows["decision_time_us"].to_numpy()[row] / 1e6,
         slot=slot,
         propensity=_slot_lists(rows["slot_numerator"], slates.shape[1])[row, slot] / DENOMINATOR,
+        outcomes=np.where(seen[:, :, None], named, 0.0)[row, slot],
     )
 
 

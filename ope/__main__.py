@@ -5,9 +5,12 @@ import sys
 import typer
 
 from bandits.errors import BanditsError
+from ope.commands_coverage import coverage_command
 from ope.commands_evaluate import evaluate
-from ope.commands_gate import gate, promote, report, rollback, verdicts
+from ope.commands_tune import tune
 from ope.errors import OpeError
+from ope.gate.commands import gate, promote, report, rerun, rollback, verdicts
+from ope.gate.commands_coverage import gate_coverage
 from protos.errors import ProtosError
 
 __all__ = ["app", "main"]
@@ -17,11 +20,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (evaluate, gate, promote, rollback, report, verdicts):
+for command in (evaluate, gate, promote, rollback, report, rerun, tune, verdicts, gate_coverage):
     app.command()(command)
+app.command("coverage")(coverage_command)
 
 BAD_INPUT = 2
-# `ope gate` answers 2 for a veto, so its errors are 3.
+# `ope gate` and `ope rerun` answer 2 for a veto, so their errors are 3.
 GATE_ERROR = 3
 # 128 + SIGINT, as shells have it.
 INTERRUPTED = 130
@@ -30,7 +34,7 @@ INTERRUPTED = 130
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command. Every fault is one line on stderr: `error: ...`, and exit code 2 (3 for `ope gate`)."""
     given = sys.argv[1:] if arguments is None else arguments
-    code = GATE_ERROR if given[:1] == ["gate"] else BAD_INPUT
+    code = GATE_ERROR if given[:1] in (["gate"], ["rerun"]) else BAD_INPUT
     try:
         result = typer.main.get_command(app)(given or ["--help"], prog_name="ope", standalone_mode=False)
     except typer.TyperException as error:

@@ -20,8 +20,8 @@ from ope.errors import SourceError
 from ope.estimate import Estimate
 from ope.evaluate import evaluate as estimates_of
 from ope.evaluate import on_policy_mean
-from ope.judge import snapshot_batch
 from ope.rows import Batch
+from ope.snapshot_rows import snapshot_batch
 from protos.task import load_task
 
 __all__ = ["evaluate"]

@@ -2,16 +2,17 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from ope.diagnostics import SlotWeights, slot_weights
 from ope.errors import RowsError
-from ope.intervals import Interval
-from ope.moments import DENOMINATOR, NUMERATOR, Moments, squared_influence, totals, units
+from ope.intervals import Evidence, Interval
+from ope.moments import DENOMINATOR, NUMERATOR, WEIGHTS, Moments, squared_influence, totals, units
 from ope.rows import Floats
 
-__all__ = ["Estimate", "difference_of", "estimate_of"]
+__all__ = ["Estimate", "difference_of", "estimate_of", "values_and_gradients"]
 
 # Below this many effective rows a normal approximation of a weighted mean is poor: the worst case of the coverage studies that we keep.
 DOUBTFUL_ESS = 100.0
@@ -25,7 +26,7 @@ DOUBTFUL_Z = 3.89
 class Estimate:
     """A value, its error, and why one might doubt it. What could not be had is NaN, and the reasons say why."""
 
-    # In the metric's unit, a mean per decision.
+    # In the metric's unit, a mean per `denominator`.
     value: float
     # Of the value, clustered by unit.
     standard_error: float
@@ -42,50 +43,99 @@ class Estimate:
     largest_weight: float
     mean_weight: float
     reasons: tuple[str, ...]
+    # What must hold for the value to be right.
+    assumption: str = ""
+    # A number that was chosen on these rows, and how; empty where none was.
+    choice: str = ""
+    # What the value is a mean over: decisions as logged (intent to treat), or impressions really shown.
+    denominator: str = "decision"
 
 
-def estimate_of(moments: Moments, *, policy: int = 0, level: float, interval: Interval, doubts: tuple[str, ...] = ()) -> Estimate:
+def estimate_of(
+    moments: Moments,
+    *,
+    policy: int = 0,
+    level: float,
+    interval: Interval,
+    doubts: tuple[str, ...] = (),
+    assumption: str = "",
+    choice: str = "",
+) -> Estimate:
     """The estimate of one policy of the moments; `doubts` stand at the end of its reasons. `level` in (0, 0.5)."""
+    slots = moments.weight_square.shape[1]
+    (value,), one = values_and_gradients(_totals(moments, policy)[None], slots=slots)
     gradient = np.zeros_like(moments.alone_mean)
-    value, gradient[policy] = _ratio(moments, policy)
-    return _with_error(moments, value, gradient, level, interval, _weights(moments, policy), _doubts(moments, policy) + doubts)
+    gradient[policy] = one[0]
+
+    def statistic(resampled: Floats) -> Floats:
+        return values_and_gradients(resampled[:, policy], slots=slots)[0]
+
+    found = _with_error(moments, float(value), gradient, level, interval, _weights(moments, policy), statistic)
+    return dataclasses.replace(found, reasons=_doubts(moments, policy) + doubts, assumption=assumption, choice=choice)
 
 
 def difference_of(moments: Moments, *, level: float, interval: Interval) -> Estimate:
     """Value of policy 0 less value of policy 1 on the same rows; exactly 0 with error 0 for twins. `level` in (0, 0.5)."""
-    gradient = np.zeros_like(moments.alone_mean)
-    (challenger, gradient[0]), (champion, against) = _ratio(moments, 0), _ratio(moments, 1)
-    gradient[1] = -against
+    slots = moments.weight_square.shape[1]
+    values, gradients = values_and_gradients(np.stack([_totals(moments, policy) for policy in (0, 1)]), slots=slots)
+
+    def statistic(resampled: Floats) -> Floats:
+        challenger, champion = (values_and_gradients(resampled[:, policy], slots=slots)[0] for policy in (0, 1))
+        return np.asarray(challenger - champion)
+
+    gradient = np.stack([gradients[0], -gradients[1]])
+    found = _with_error(moments, float(values[0] - values[1]), gradient, level, interval, _weights(moments, 0), statistic)
     doubts = tuple(f"{name}: {doubt}" for p, name in enumerate(("challenger", "champion")) for doubt in _doubts(moments, p))
-    return _with_error(moments, challenger - champion, gradient, level, interval, _weights(moments, 0), doubts)
+    return dataclasses.replace(found, reasons=doubts)
 
 
-def _ratio(moments: Moments, policy: int) -> tuple[float, Floats]:
-    """Ratio of the totals and its gradient in them; NaN where there is no evidence."""
-    total = totals(moments)[policy]
+def values_and_gradients(total: Floats, *, slots: int) -> tuple[Floats, Floats]:
+    """Values f64[B] of B sets of totals f64[B, C], and their gradients in them f64[B, C]; NaN where there is no evidence.
+
+    The value is numerator / denominator, plus normalised_l / (denominator + deviation_l) for each slot l that has one.
+    """
     gradient = np.zeros_like(total)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = total[:, NUMERATOR] / total[:, DENOMINATOR]
+        gradient[:, NUMERATOR], gradient[:, DENOMINATOR] = 1 / total[:, DENOMINATOR], -value / total[:, DENOMINATOR]
+        for slot in range(slots if total.shape[1] > WEIGHTS + slots else 0):
+            weight = total[:, DENOMINATOR] + total[:, WEIGHTS + slot]
+            part = total[:, WEIGHTS + slots + slot] / weight
+            value = value + part
+            gradient[:, WEIGHTS + slots + slot] = 1 / weight
+            gradient[:, WEIGHTS + slot] = -part / weight
+            gradient[:, DENOMINATOR] -= part / weight
+    known = np.isfinite(value)
+    return np.where(known, value, np.nan), np.where(known[:, None], gradient, np.nan)
+
+
+def _totals(moments: Moments, policy: int) -> Floats:
+    """Totals of the policy, f64[C]; NaN where every weight is 0, for then the log has no evidence of it."""
+    total: Floats = totals(moments)[policy]
     weightless = _weights(moments, policy) is not None and not moments.weight_square[policy].any()
-    if units(moments) == 0 or weightless or total[DENOMINATOR] == 0:
-        return math.nan, np.full_like(total, math.nan)
-    value = total[NUMERATOR] / total[DENOMINATOR]
-    gradient[NUMERATOR], gradient[DENOMINATOR] = 1 / total[DENOMINATOR], -value / total[DENOMINATOR]
-    return float(value), gradient
+    return np.full_like(total, math.nan) if weightless or units(moments) == 0 else total
 
 
 def _with_error(
-    moments: Moments, value: float, gradient: Floats, level: float, interval: Interval, weights: SlotWeights | None, doubts: tuple[str, ...]
+    moments: Moments,
+    value: float,
+    gradient: Floats,
+    level: float,
+    interval: Interval,
+    weights: SlotWeights | None,
+    statistic: Callable[[Floats], Floats],
 ) -> Estimate:
     if not 0 < level < 0.5:
         raise RowsError(f"level is {level}; give the probability that the interval misses, in (0, 0.5), say 0.05")
-    error, reach, count = math.nan, math.nan, units(moments)
-    if count > 1:
+    error, lower, upper, count = math.nan, math.nan, math.nan, units(moments)
+    if count > 1 and math.isfinite(value):
         error = math.sqrt(squared_influence(moments, gradient) * count / (count - 1))
-        reach = error * interval.half_width(count, level)
+        lower, upper = _ends(moments, value, gradient, error, level, interval, statistic)
     return Estimate(
         value=value,
         standard_error=error,
-        lower=value - reach,
-        upper=value + reach,
+        lower=lower,
+        upper=upper,
         interval=interval.kind,
         level=level,
         n=int(moments.unit_rows + moments.alone_rows),
@@ -93,8 +143,27 @@ def _with_error(
         effective_sample_size=math.nan if weights is None else weights.effective_sample_size,
         largest_weight=math.nan if weights is None else weights.largest,
         mean_weight=math.nan if weights is None else weights.mean,
-        reasons=doubts,
+        reasons=(),
     )
+
+
+def _ends(
+    moments: Moments,
+    value: float,
+    gradient: Floats,
+    error: float,
+    level: float,
+    interval: Interval,
+    statistic: Callable[[Floats], Floats],
+) -> tuple[float, float]:
+    count = units(moments)
+    if interval.ends is None:
+        reach = error * interval.half_width(count, level) + interval.beyond(count, level)
+        return value - reach, value + reach
+    if moments.alone_rows:
+        raise RowsError(f"interval {interval.kind!r} needs rows kept by unit; give each row a unit, or deal them out with `ope.rows.dealt`")
+    influence = (moments.unit_total * gradient).sum(axis=(1, 2))
+    return interval.ends(Evidence(value, error, influence, moments.unit, moments.unit_total, statistic), level)
 
 
 def _weights(moments: Moments, policy: int) -> SlotWeights | None:

@@ -2,18 +2,21 @@
 
 from collections.abc import Iterable, Sequence
 
-from ope.errors import RowsError
 from ope.estimate import Estimate
-from ope.estimators import CATALOG, ON_POLICY, SLATE_ESTIMATORS, Estimator, estimator
-from ope.moments import Moments
+from ope.estimators import CATALOG, FAMILIES, ON_POLICY, SLATE_ESTIMATORS, Estimator, estimator
+from ope.panel import Panel
 from ope.rows import Batch
 
 __all__ = ["applicable", "evaluate", "on_policy_mean"]
 
 
 def applicable(batch: Batch) -> list[str]:
-    """Estimators that can be made of such rows: those whose arrays are there, and for slates those that take slates."""
-    names = SLATE_ESTIMATORS if batch.reward.shape[1] > 1 else tuple(name for name in CATALOG if name not in SLATE_ESTIMATORS)
+    """Estimators that can be made of such rows: those whose arrays are there, and for slates those that take slates.
+
+    Families, whose number is the reader's choice, are left out.
+    """
+    single = tuple(name for name in CATALOG if name not in SLATE_ESTIMATORS and name not in FAMILIES)
+    names = SLATE_ESTIMATORS if batch.reward.shape[1] > 1 else single
     return [name for name in names if all(getattr(batch, array) is not None for array in CATALOG[name].needs)]
 
 
@@ -31,15 +34,10 @@ def on_policy_mean(batches: Iterable[Batch], *, level: float = 0.05) -> Estimate
 
 
 def _estimates(batches: Iterable[Batch], *, chosen: list[Estimator], level: float) -> dict[str, Estimate]:
-    moments: list[Moments] = []
+    panel: Panel | None = None
     for batch in batches:
         chosen = chosen or [estimator(name) for name in applicable(batch)]
-        part = [entry.moments(batch) for entry in chosen]
-        moments = _merged(chosen, moments, part) if moments else part
-    if not moments:
-        raise RowsError("rows: none were given; give a log with at least one row, and a weight or a reward model")
+        panel = panel or Panel(chosen)
+        panel.add(batch)
+    moments = (panel or Panel(chosen)).moments()
     return {entry.name: entry.finish(total, level) for entry, total in zip(chosen, moments, strict=True)}
-
-
-def _merged(chosen: Sequence[Estimator], left: Sequence[Moments], right: Sequence[Moments]) -> list[Moments]:
-    return [entry.merge(one, other) for entry, one, other in zip(chosen, left, right, strict=True)]

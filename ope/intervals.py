@@ -9,7 +9,27 @@ from typing import NamedTuple
 
 from scipy import stats
 
-__all__ = ["STUDENT_T", "Interval", "sequential"]
+from ope.rows import Floats, Keys
+
+__all__ = ["STUDENT_T", "Evidence", "Interval", "empirical_bernstein", "sequential"]
+
+
+class Evidence(NamedTuple):
+    """What an interval that looks at every unit is made of."""
+
+    value: float
+    standard_error: float
+    # How each unit moves the value, f64[u]: the sum is 0 and the sum of squares is about the squared standard error.
+    influence: Floats
+    # Keys of the units, u64[u], and their totals, f64[u, P, C].
+    unit: Keys
+    unit_total: Floats
+    # Totals f64[B, P, C] of B resampled logs -> their values, f64[B].
+    statistic: Callable[[Floats], Floats]
+
+
+def _nothing_beyond(units: int, level: float) -> float:
+    return 0.0
 
 
 class Interval(NamedTuple):
@@ -17,6 +37,10 @@ class Interval(NamedTuple):
 
     kind: str
     half_width: Callable[[int, float], float]
+    # (units, level) -> what is added to that, in the metric's unit.
+    beyond: Callable[[int, float], float] = _nothing_beyond
+    # (evidence, level) -> both ends, for kinds that are no multiple of the standard error; rows must be kept by unit then.
+    ends: Callable[[Evidence, float], tuple[float, float]] | None = None
 
 
 # Student's t with (units - 1) degrees of freedom: right for ONE look, at a number of rows that was fixed before.
@@ -40,3 +64,21 @@ def sequential(*, tuned_for: int) -> Interval:
         return math.sqrt(2 * spread / (units * rho2) * math.log1p(math.sqrt(spread) / level))
 
     return Interval("asymptotic confidence sequence", half_width)
+
+
+def empirical_bernstein(*, span: float) -> Interval:
+    """Holds at any number of units, for contributions that lie within `span` of each other, in the metric's unit.
+
+    With s the standard error of n units and delta = level / 2, each side reaches
+
+        s sqrt(2 log(2 / delta)) + 7 span log(2 / delta) / (3 (n - 1))
+
+    (Maurer and Pontil, "Empirical Bernstein bounds and sample-variance penalization", 2009, theorem 4). A contribution is what one
+    unit adds to the value, times the number of units: for rows that are their own unit, w r of IPS lies in [0, largest w x largest r].
+    It is exact for means (ips, dr and their tamed forms), and asymptotic where weights are normalised by themselves.
+    """
+    return Interval(
+        "empirical Bernstein",
+        lambda units, level: math.sqrt(2 * math.log(4 / level)),
+        lambda units, level: 7 * span * math.log(4 / level) / (3 * (units - 1)),
+    )

@@ -1,13 +1,15 @@
 """Mergeable moments: what every estimator of the catalog keeps of its rows. Pure, float64.
 
 Each row gives, for each of P policies (1, or 2 for a paired difference), C = 2 + L numbers: a numerator, a denominator, and the
-deviation of each slot's weight from 1. The value is a ratio of totals, and everything about its error is a quadratic form of the
-totals of each UNIT. Rows that name a unit are kept by unit (memory grows with units); rows that are their own unit are kept as
-count, mean and scatter, merged as in Chan, Golub and LeVeque (1979).
+deviation of each slot's weight from 1; estimators that divide a slot by the mean of its own weight add a number a slot, C = 2 + 2 L.
+The value is a sum of ratios of totals, and everything about its error is a quadratic form of the totals of each UNIT. Rows that name a
+unit are kept by unit (memory grows with units); rows that are their own unit are kept as count, mean and scatter, merged as in Chan,
+Golub and LeVeque (1979).
 """
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +18,7 @@ import numpy.typing as npt
 from ope.errors import RowsError
 from ope.rows import Floats, Keys
 
-__all__ = ["Moments", "Terms", "gather", "merge", "squared_influence", "totals", "units"]
+__all__ = ["Moments", "Terms", "gather", "merge", "ones", "squared_influence", "totals", "units"]
 
 # Places of a row's numbers along the last axis; the weights' deviations follow.
 NUMERATOR, DENOMINATOR, WEIGHTS = 0, 1, 2
@@ -43,19 +45,30 @@ class Moments(NamedTuple):
 class Terms(NamedTuple):
     """What an estimator makes of n rows under one policy; L = 0 where it uses no weights."""
 
-    # The value is sum(numerator) / sum(denominator), f64[n] each.
+    # The value is sum(numerator) / sum(denominator), f64[n] each, plus what is `normalised`.
     numerator: Floats
     denominator: Floats
     # Weights whose mean is 1 if propensities and support are right, and the slot's part of the numerator, f64[n, L] each.
     weight: Floats
     slot_value: Floats
+    # Adds sum(normalised[:, l]) / sum(weight[:, l]) for each slot, f64[n, L]; where it is given, denominator is 1.
+    normalised: Floats | None = None
+
+
+@lru_cache(maxsize=4)
+def ones(rows: int) -> Floats:
+    """The denominator of a mean: one array for all who ask, so that it is added up once (`ope.panel`). Not to be written to."""
+    column = np.ones(rows)
+    column.setflags(write=False)
+    return column
 
 
 def gather(policies: Sequence[Terms], *, unit: Keys | None) -> Moments:
     """Moments of the terms of P policies over the same n rows; `unit` u64[n], or None where every row is a unit of its own."""
     weight = np.stack([terms.weight for terms in policies], axis=1)
     ratio = np.stack([np.stack([terms.numerator, terms.denominator], axis=1) for terms in policies], axis=1)
-    numbers = np.concatenate([ratio, weight - 1.0], axis=2)
+    normalised = [terms.normalised for terms in policies if terms.normalised is not None]
+    numbers = np.concatenate([ratio, weight - 1.0, *([np.stack(normalised, axis=1)] if normalised else [])], axis=2)
     return Moments(
         *_by_unit(numbers, unit),
         *_alone(numbers if unit is None else numbers[:0]),
@@ -149,15 +162,18 @@ def _widen(moments: Moments, slots: int) -> Moments:
     had = moments.weight_square.shape[1]
     if had == slots:
         return moments
-    slot = np.minimum(np.arange(slots), had - 1)
+    slot, there = np.minimum(np.arange(slots), had - 1), np.arange(slots) < had
     number = np.concatenate([[NUMERATOR, DENOMINATOR], WEIGHTS + slot])
+    kept = np.ones(len(number))
+    if moments.alone_mean.shape[1] > WEIGHTS + had:
+        number, kept = np.concatenate([number, WEIGHTS + had + slot]), np.concatenate([kept, there])
     return moments._replace(
-        unit_total=moments.unit_total[:, :, number],
-        alone_mean=moments.alone_mean[:, number],
-        alone_scatter=moments.alone_scatter[:, number][..., number],
+        unit_total=moments.unit_total[:, :, number] * kept,
+        alone_mean=moments.alone_mean[:, number] * kept,
+        alone_scatter=moments.alone_scatter[:, number][..., number] * kept[:, None, None] * kept,
         weight_square=moments.weight_square[:, slot],
         weight_largest=moments.weight_largest[:, slot],
-        slot_value=np.where(np.arange(slots) < had, moments.slot_value[:, slot], 0.0),
+        slot_value=np.where(there, moments.slot_value[:, slot], 0.0),
     )
 
 

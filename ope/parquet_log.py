@@ -11,7 +11,7 @@ import pyarrow.lib
 
 from ope.errors import SourceError
 from ope.observed import padded
-from ope.rows import Batch, Floats, prefix_weights, unit_keys
+from ope.rows import Batch, Floats, Keys, prefix_weights, unit_keys
 from protos.config import nearest
 
 __all__ = ["ColumnMapping", "count_rows", "read_batches"]
@@ -82,8 +82,17 @@ def _batch(rows: pa.Table, mapping: ColumnMapping, *, slates: bool) -> Batch:
     weight = numbers(mapping.weight)
     if mapping.propensity is not None:
         weight = _weights(rows, mapping, slates=slates)
-    unit = None if mapping.unit is None else unit_keys([str(unit) for unit in rows[mapping.unit].to_pylist()])
+    unit = None if mapping.unit is None else _keys(rows[mapping.unit])
     return Batch(reward, weight, numbers(mapping.q_logged), numbers(mapping.v_target), unit)
+
+
+def _keys(column: pa.ChunkedArray) -> Keys:
+    """Whole numbers are keys as they are; of other ids each distinct one is hashed once."""
+    if pa.types.is_integer(column.type) and not column.null_count:
+        return np.asarray(column.to_numpy()).astype(np.uint64)
+    coded = column.combine_chunks().dictionary_encode(null_encoding="encode")
+    coded = coded if isinstance(coded, pa.DictionaryArray) else coded.chunk(0)
+    return unit_keys([str(unit) for unit in coded.dictionary.to_pylist()])[coded.indices.to_numpy()]
 
 
 def _weights(rows: pa.Table, mapping: ColumnMapping, *, slates: bool) -> Floats:

@@ -13,7 +13,12 @@ import numpy.typing as npt
 
 from ope.errors import RowsError
 
-__all__ = ["Batch", "Floats", "Keys", "check", "prefix_weights", "single_actions", "unit_keys"]
+__all__ = ["Batch", "Floats", "Keys", "check", "dealt", "prefix_weights", "single_actions", "unit_keys"]
+
+# Arrays of a batch beside the reward and the unit: those of one number a slot, and those of one number a row.
+_BY_SLOT = ("weight", "q_logged", "v_target", "marginal_weight")
+_BY_ROW = ("slate_weight", "embedding_weight", "mixture_weight", "kernel_weight")
+_SIGNED = ("q_logged", "v_target", "slate_weight")
 
 Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
@@ -32,6 +37,17 @@ class Batch(NamedTuple):
     v_target: Floats | None = None
     # Key of the randomised unit, u64[n]; None = every row is a unit of its own.
     unit: Keys | None = None
+    # Weights of other kinds, for the estimators that ask for them; each has mean 1 if propensities and support are right.
+    # Of an item in its slot, whatever stands in the other slots, f64[n, L] >= 0: target marginal / logged marginal.
+    marginal_weight: Floats | None = None
+    # Pseudo-inverse weight of the slate, f64[n, 1], any sign: see `ope.pseudo_inverse`.
+    slate_weight: Floats | None = None
+    # Of the action's embedding, f64[n, 1] >= 0: see `ope.embeddings`.
+    embedding_weight: Floats | None = None
+    # Target propensity / the mixture propensity of loggers declared fixed before the data, f64[n, 1] >= 0.
+    mixture_weight: Floats | None = None
+    # Of a continuous action, f64[n, 1] >= 0: see `ope.kernels`.
+    kernel_weight: Floats | None = None
 
 
 def single_actions(
@@ -41,10 +57,12 @@ def single_actions(
     q_logged: npt.ArrayLike | None = None,
     v_target: npt.ArrayLike | None = None,
     unit: Keys | None = None,
+    **weights: npt.ArrayLike,
 ) -> Batch:
-    """Rows of one action each, from arrays [n]. Raises RowsError as `check` does."""
-    columns = [None if values is None else _column(values) for values in (weight, q_logged, v_target)]
-    return check(Batch(_column(reward), columns[0], columns[1], columns[2], unit))
+    """Rows of one action each, from arrays [n]; `weights` by their names in Batch. Raises RowsError as `check` does."""
+    given = {"weight": weight, "q_logged": q_logged, "v_target": v_target, **weights}
+    columns = {name: _column(values) for name, values in given.items() if values is not None}
+    return check(Batch(_column(reward), unit=unit, **columns))
 
 
 def prefix_weights(*, target: npt.ArrayLike, logged: npt.ArrayLike, present: npt.NDArray[np.bool_]) -> Floats:
@@ -62,6 +80,20 @@ def prefix_weights(*, target: npt.ArrayLike, logged: npt.ArrayLike, present: npt
     return np.asarray(np.cumprod(ratio, axis=1), np.float64)
 
 
+# More groups than this change no interval that anybody could tell apart: its width is known to 1 / sqrt(2 x groups) of itself.
+GROUPS = 4096
+
+
+def dealt(batch: Batch, *, first: int = 0, groups: int = GROUPS) -> Batch:
+    """The batch, its rows dealt in turn into `groups` groups where they have no unit; `first` = place of its first row in the log.
+
+    Rows that are independent make independent groups, so intervals over groups hold, in memory that does not grow with rows.
+    """
+    if batch.unit is not None:
+        return batch
+    return batch._replace(unit=(np.uint64(first) + np.arange(len(batch.reward), dtype=np.uint64)) % np.uint64(groups))
+
+
 def unit_keys(units: Sequence[str]) -> Keys:
     """A key for each unit id, u64[n]: the first 8 bytes of its BLAKE2b. Two of a million units share one with probability 3e-8."""
     distinct, inverse = np.unique(np.asarray(units, dtype=np.str_), return_inverse=True)
@@ -74,16 +106,22 @@ def check(batch: Batch) -> Batch:
 
     Raises RowsError for another shape, a value that is not finite (named by array and row), or a negative weight.
     """
-    arrays = [_float64(name, getattr(batch, name), batch.reward) for name in ("reward", "weight", "q_logged", "v_target")]
-    weight, rows = arrays[1], len(batch.reward)
-    if weight is not None and (weight < 0).any():
-        row = int(np.argwhere(weight < 0)[0, 0])
-        raise RowsError(f"weight of row {row} is {weight[row].min()}; weights are >= 0: check the propensities of that row")
+    reward = _float64("reward", batch.reward, np.shape(batch.reward))
+    rows = len(reward)
     if batch.unit is not None and batch.unit.shape != (rows,):
         raise RowsError(f"unit has shape {batch.unit.shape}; give one key a row, ({rows},)")
-    reward, weight, q_logged, v_target = arrays
-    assert reward is not None
-    return Batch(reward, weight, q_logged, v_target, batch.unit)
+    shapes = {**dict.fromkeys(_BY_SLOT, reward.shape), **dict.fromkeys(_BY_ROW, (rows, 1))}
+    given = {name: getattr(batch, name) for name in shapes if getattr(batch, name) is not None}
+    arrays = {name: _float64(name, values, shapes[name]) for name, values in given.items()}
+    for name in arrays.keys() - _SIGNED:
+        _not_negative(name, arrays[name])
+    return Batch(reward, unit=batch.unit, **arrays)
+
+
+def _not_negative(name: str, weight: Floats) -> None:
+    if weight.size and weight.min() < 0:
+        row = int(np.argwhere(weight < 0)[0, 0])
+        raise RowsError(f"{name} of row {row} is {weight[row].min()}; weights are >= 0: check the propensities of that row")
 
 
 def _column(values: npt.ArrayLike) -> Floats:
@@ -93,13 +131,13 @@ def _column(values: npt.ArrayLike) -> Floats:
     return values[:, None]
 
 
-def _float64(name: str, values: Floats | None, reward: Floats) -> Floats | None:
-    if values is None:
-        return None
+def _float64(name: str, values: npt.ArrayLike, shape: tuple[int, ...]) -> Floats:
     values = np.asarray(values, np.float64)
-    if values.ndim != 2 or values.shape != np.shape(reward):
-        raise RowsError(f"{name} has shape {values.shape}; give [n, L] like reward, {np.shape(reward)}")
-    if not np.isfinite(values).all():
-        row, slot = np.argwhere(~np.isfinite(values))[0]
+    if values.ndim != 2 or values.shape != shape:
+        wanted = "[n, 1]" if name in _BY_ROW else "[n, L] like reward"
+        raise RowsError(f"{name} has shape {values.shape}; give {wanted}, {shape}")
+    finite = np.isfinite(values)
+    if not finite.all():
+        row, slot = np.argwhere(~finite)[0]
         raise RowsError(f"{name} of row {row}, slot {slot} is {values[row, slot]}; estimates need finite numbers: mend the row")
     return values

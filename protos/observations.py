@@ -74,6 +74,8 @@ OBSERVATION_SCHEMA = pa.schema(
         # Treatment: was the slot seen, and when first (null = not seen).
         pa.field("slot_seen", pa.list_(pa.bool_())),
         pa.field("slot_seen_time_us", pa.list_(pa.int64())),
+        # When the slate was shown, once an impression that counts, in order: a cached slate is shown again.
+        pa.field("exposure_times_us", pa.list_(pa.int64())),
         # Scalar reward of each slot by the task's config; null = not seen (censored, not zero).
         pa.field("slot_reward", pa.list_(pa.float64())),
         # Scalar reward of the slate: sum of the seen slots' rewards and of the slate's own outcomes.

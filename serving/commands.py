@@ -20,7 +20,7 @@ from protos.errors import ProtosError
 from protos.task import load_tasks
 from serving import call_commands
 from serving.config import load_server_config
-from serving.demo.command import demo
+from serving.demo.command import demo, drill
 from serving.errors import ServingError
 from serving.json_logs import log_as_json
 from serving.replay import Report, replay_logs
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 call_commands.register(app)
 app.command()(demo)
+app.command()(drill)
 
 Tasks = Annotated[Path, typer.Option("--tasks", help="Directory of task files (*.yaml).")]
 StorePath = Annotated[Path, typer.Option("--store", help="Directory of the policy store.")]

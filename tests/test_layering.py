@@ -41,7 +41,10 @@ PURE = (
     "serving/wire.py",
     "attribution/join.py",
     "ope/estimators.py",
-    "ope/gate.py",
+    "ope/gate/checks.py",
+    "ope/gate/decide.py",
+    "ope/gate/evidence.py",
+    "bandits/traffic.py",
 )
 WORLD = {"grpc", "confluent_kafka", "deltalake", "time", "os", "random", "socket", "subprocess", "threading"}
 

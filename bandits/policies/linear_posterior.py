@@ -10,7 +10,8 @@ only beta tells them apart. What makes it work without hindsight:
 - sigma^2 is estimated, pooled over the actions: one action alone has too few rows to know it;
 - m, where an action without rows stands, is the mean of all rewards, so their origin does not matter;
 - the prior's scale follows the number of columns, which are standardised (see `linear_design`), so that before any row the predicted
-  part of a reward varies by SIGNAL times the noise, whatever their number and units.
+  part of a reward varies by SIGNAL times the noise, whatever their number and units; and of some scales below it the rows choose the one
+  under which they were likeliest (the evidence; Bishop 2006, 3.5): where rewards are mostly noise, weights are believed small.
 
 The state is a sum over rows, so batches commute and merge exactly, and a revised reward is the old row with weight -1 and the new one.
 """
@@ -24,13 +25,31 @@ from bandits.grouped import gram_by_group
 from bandits.policies.linear_design import Design, Standard, change, standard_of, standardised
 from bandits.policy import Batch, Candidates
 
-__all__ = ["SIGNAL", "GaussianScores", "LinearParams", "LinearState", "Moments", "grown", "initial", "learned", "moments", "posterior"]
+__all__ = [
+    "PRIOR_SHARES",
+    "SIGNAL",
+    "GaussianScores",
+    "LinearParams",
+    "LinearState",
+    "Moments",
+    "grown",
+    "initial",
+    "learned",
+    "moments",
+    "posterior",
+]
 
 #: Prior deviation of the predicted part of a reward by linear columns, in deviations of the noise. At 4 the columns are believed able to
 #: explain 94 % of the variance: what no row contradicts is believed soon, and the rows take over after as many as there are columns.
 SIGNAL = 4.0
 # A product's weight is smaller a priori than that of the columns that it multiplies.
 _OF_PRODUCTS = 0.5
+#: Shares of the prior's scale among which the rows choose. On logs of classification sets the evidence lies at 0.5 to 1, on the mushroom
+#: problem (a loss of 35 by the toss of a coin) at 0.25, by 200 nats.
+PRIOR_SHARES = (1.0, 0.5, 0.25)
+# Odds, as a logarithm, by which a smaller share must be likelier than the whole: 20 to 1, "strong" in Kass and Raftery (1995).
+_STRONG = 3.0
+_ALIKE = 1e-12
 # Pseudo-rows behind the pooled variance of rewards, which stands in for the noise until rows speak.
 _NOISE_PSEUDO_ROWS = 1.0
 # While all rewards are equal nothing is known of the noise. Scales then only compare actions, and their squares must not underflow.
@@ -99,6 +118,19 @@ class _Sums(NamedTuple):
     common_moment: jax.Array
 
 
+class _Fit(NamedTuple):
+    """The posterior under one prior, for a noise of 1: names as in LinearParams; `left` the squares that stay unexplained; `evidence`, the
+    logarithm of how likely the rows are, up to a constant."""
+
+    weights: jax.Array
+    inverse: jax.Array
+    bridge: jax.Array
+    beta: jax.Array
+    common_inverse: jax.Array
+    left: jax.Array
+    evidence: jax.Array
+
+
 def initial(design: Design, *, blocks: int) -> LinearState:
     """The state of no rows."""
     d, p = design.own, design.common
@@ -134,6 +166,17 @@ def posterior(design: Design, state: LinearState, *, prior_scale: float, cold: b
     centre = jnp.sum(state.own_moment[:, 0]) / jnp.maximum(rows, 1.0)
     standard = standard_of(design, pooled)
     sums = _standardised(design, state, standard, centre)
+    spread = jnp.maximum(state.square - rows * centre**2, 0.0)
+    fits = [_fitted(design, sums, rows=rows, spread=spread, prior_scale=prior_scale * share) for share in PRIOR_SHARES]
+    odds = jnp.stack([fits[0].evidence + _STRONG, *(fit.evidence for fit in fits[1:])])
+    # Of rewards that are all equal, up to rounding, no prior can be likelier.
+    likeliest = jnp.where(spread > _ALIKE * state.square, jnp.argmax(odds), 0)
+    fit = jax.tree.map(lambda *leaves: jnp.stack(leaves)[likeliest], *fits)
+    noise = jnp.sqrt(_noise_variance(rows, spread, fit.left))
+    return LinearParams(standard, centre, fit.weights, fit.inverse * noise, fit.bridge, fit.beta, fit.common_inverse * noise)
+
+
+def _fitted(design: Design, sums: _Sums, *, rows: jax.Array, spread: jax.Array, prior_scale: float) -> _Fit:
     own_prior, common_prior = _precision(design, prior_scale)
     inverse = _inverse_root(sums.own + jnp.diag(own_prior)[None])
     bridge, alone = _covariance_times(inverse, sums.cross), _covariance_times(inverse, sums.own_moment[:, :, None])[:, :, 0]
@@ -142,10 +185,13 @@ def posterior(design: Design, state: LinearState, *, prior_scale: float, cold: b
     common_inverse = _inverse_root(0.5 * (common + common.T))
     beta = common_inverse.T @ (common_inverse @ (sums.common_moment - jnp.einsum("bdp,bd->p", bridge, sums.own_moment)))
     weights = alone - bridge @ beta
-    spread = jnp.maximum(state.square - rows * centre**2, 0.0)
     left = jnp.maximum(spread - jnp.sum(weights * sums.own_moment) - jnp.sum(beta * sums.common_moment), 0.0)
-    noise = jnp.sqrt(_noise_variance(rows, spread, left))
-    return LinearParams(standard, centre, weights, inverse * noise, bridge, beta, common_inverse * noise)
+    # Halves of log determinants: prior precision, and its inverse under the rows, whose roots are triangular.
+    before = 0.5 * (sums.own.shape[0] * jnp.sum(jnp.log(own_prior)) + jnp.sum(jnp.log(common_prior)))
+    after = jnp.sum(jnp.log(jnp.diagonal(inverse, axis1=1, axis2=2))) + jnp.sum(jnp.log(jnp.diagonal(common_inverse)))
+    unexplained = _NOISE_PSEUDO_ROWS * spread / jnp.maximum(rows, 1.0) + left
+    surprise = 0.5 * (_NOISE_PSEUDO_ROWS + rows) * jnp.log(jnp.maximum(unexplained, jnp.finfo(left.dtype).tiny))
+    return _Fit(weights, inverse, bridge, beta, common_inverse, left, before + after - surprise)
 
 
 def moments(design: Design, params: LinearParams, context: jax.Array, candidates: Candidates, block: jax.Array) -> Moments:

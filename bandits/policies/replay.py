@@ -78,7 +78,7 @@ def appended(window: Window, batch: Batch) -> Window:
 def as_batch(window: Window, *, context: jax.Array) -> Batch:
     """The rows of the window as a batch, with another context f64[W, .] for each; empty places have weight 0."""
     nothing = jnp.zeros((window.weight.shape[0], 0), jnp.float64)
-    columns = window._asdict() | {"context": context, "features": nothing}
+    columns = window._asdict() | {"context": context, "features": nothing, "outcomes": nothing}
     return Batch(**{name: columns[name] for name in Batch._fields})
 
 

@@ -14,6 +14,7 @@ from bandits.simulation.items import ItemsSettings, items
 from bandits.simulation.linear import DriftingSettings, LinearSettings, drifting, linear, logistic
 from bandits.simulation.logs import ImitationSettings, ReplaySettings, imitation_of, replay_of
 from bandits.simulation.tables import read_table
+from bandits.simulation.tradeoff import TradeoffSettings, tradeoff
 from bandits.simulation.wheel import WheelSettings, wheel
 from protos import config
 
@@ -40,6 +41,7 @@ ENVIRONMENTS: Mapping[str, EnvironmentEntry] = {
     "linear": EnvironmentEntry(linear, LinearSettings, reads_table=False),
     "logistic": EnvironmentEntry(logistic, LinearSettings, reads_table=False),
     "replay": EnvironmentEntry(replay_of, ReplaySettings, reads_table=True),
+    "tradeoff": EnvironmentEntry(tradeoff, TradeoffSettings, reads_table=False),
     "wheel": EnvironmentEntry(wheel, WheelSettings, reads_table=False),
 }
 

@@ -38,6 +38,9 @@ class Outcome(NamedTuple):
 
     `earned` f64[]: the reward of the round that is reported; `value` and `best` f64[]: the expected reward of this slate and of the
     best one. Regret is best - value; both are NaN where the world does not know.
+
+    `outcomes` f64[L, J]: what a policy of several outcomes learns from, None where the world has none (J = 0); `violated` bool[]: whether
+    the slate breaks the world's constraint in expectation, None where it has none.
     """
 
     reward: jax.Array
@@ -46,6 +49,8 @@ class Outcome(NamedTuple):
     earned: jax.Array
     value: jax.Array
     best: jax.Array
+    outcomes: Any = None
+    violated: Any = None
 
 
 def at_once(key: jax.Array) -> jax.Array:
@@ -67,6 +72,8 @@ class Environment(NamedTuple):
     offer: Callable[[World, jax.Array, jax.Array], Offer]
     respond: Callable[[World, jax.Array, Offer, jax.Array, jax.Array], Outcome]
     slots: int = 1
+    # Names of the outcomes that come with the reward, in the order of `Outcome.outcomes`.
+    outcomes: tuple[str, ...] = ()
     # How many rounds the world has; None = as many as are asked for.
     rounds: int | None = None
     delay: Callable[[jax.Array], jax.Array] = at_once

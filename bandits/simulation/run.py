@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bandits.catalog import PolicySpec, build
+from bandits.catalog import PolicySpec, build, outcomes
 from bandits.errors import SimulationError
 from bandits.policy import Batch, Policy
 from bandits.preselection import in_request, shortlist
@@ -26,7 +26,7 @@ class History(NamedTuple):
     """What happened, by seed and round: [S, T] and, by slot, [S, T, L].
 
     `slate` i32, indices into the candidates; `action` i32, of the table; `numerator` u32, out of 2^31; `reward` f64 and `seen` bool by
-    slot; `counted` bool, `earned`, `value` and `best` f64 by round, as in `Outcome`.
+    slot; `counted` bool, `earned`, `value` and `best` f64 and `violated` bool by round, as in `Outcome`.
     """
 
     slate: np.ndarray
@@ -38,6 +38,7 @@ class History(NamedTuple):
     earned: np.ndarray
     value: np.ndarray
     best: np.ndarray
+    violated: np.ndarray
 
 
 class _Pending(NamedTuple):
@@ -50,14 +51,19 @@ class _Pending(NamedTuple):
 def simulate(environment: Environment, spec: PolicySpec, *, rounds: int, seeds: range, learn_every: int = 1) -> History:
     """Runs a policy for `rounds` decisions on each seed; all seeds go through the device together.
 
-    `learn_every`: decisions between two updates, >= 1; the last block may be shorter. Raises SimulationError for no rounds or seeds, or
-    more rounds than the environment has.
+    `learn_every`: decisions between two updates, >= 1; the last block may be shorter. Raises SimulationError for no rounds or seeds,
+    more rounds than the environment has, or a policy that asks for outcomes which it lacks.
     """
     for name, value in (("rounds", rounds), ("seeds", len(seeds)), ("learn_every", learn_every)):
         if value < 1:
             raise SimulationError(f"{name}: {value} is refused; give at least 1")
     if environment.rounds is not None and rounds > environment.rounds:
         raise SimulationError(f"rounds: {rounds} is refused; this environment has {environment.rounds}")
+    asked = outcomes(spec)
+    if asked and asked != environment.outcomes:
+        raise SimulationError(
+            f"policy: {spec.name} asks for the outcomes {list(asked)}, this environment has {list(environment.outcomes)}; name those"
+        )
     worlds = jax.tree.map(lambda *leaves: np.stack(leaves), *(environment.begin(seed) for seed in seeds))
     program = _program(environment, spec, rounds, min(learn_every, rounds))
     columns = program(worlds, np.asarray(seeds, np.uint32))
@@ -112,7 +118,9 @@ def _decision(
     slate = _slate(environment, policy, params, offer, draw, most)
     outcome = environment.respond(world, t, offer, slate.action, answer)
     rows = _rows(offer, slate, outcome, t)
-    history = History(slate.action, rows.action, slate.numerator, outcome.reward, outcome.seen, *outcome[2:])
+    violated = jnp.zeros((), bool) if outcome.violated is None else outcome.violated
+    told = (outcome.counted, outcome.earned, outcome.value, outcome.best, violated)
+    history = History(slate.action, rows.action, slate.numerator, outcome.reward, outcome.seen, *told)
     return history, rows, jnp.full(environment.slots, t + 1 + environment.delay(wait), jnp.int32)
 
 
@@ -138,6 +146,7 @@ def _rows(offer: Offer, slate: Slate, outcome: Outcome, t: jax.Array) -> Batch:
         time_s=jnp.full(slots, t, jnp.float64),
         slot=jnp.arange(slots, dtype=jnp.int32),
         propensity=jnp.where(slate.action >= 0, slate.numerator.astype(jnp.float64) / DENOMINATOR, 1.0),
+        outcomes=jnp.zeros((slots, 0), jnp.float64) if outcome.outcomes is None else outcome.outcomes,
     )
 
 
@@ -154,6 +163,7 @@ def _nothing_pending(environment: Environment, block: int) -> _Pending:
         time_s=zeros,
         slot=jnp.zeros(n, jnp.int32),
         propensity=jnp.ones(n, jnp.float64),
+        outcomes=jnp.zeros((n, len(environment.outcomes)), jnp.float64),
     )
     return _Pending(rows=rows, due=jnp.zeros(n, jnp.int32))
 

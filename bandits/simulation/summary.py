@@ -44,7 +44,8 @@ class Summary(NamedTuple):
     """One policy's figures.
 
     `by_seed`: mean reward of each seed over the rounds that count; `last_tenth`: over the last tenth of the rounds; `regret`: total of a
-    seed; `counted`: share of the rounds that count; `seconds`: wall time, compilation included.
+    seed; `counted`: share of the rounds that count; `violations`: share that breaks the world's constraint; `seconds`: wall time,
+    compilation included.
     """
 
     label: str
@@ -54,6 +55,7 @@ class Summary(NamedTuple):
     last_tenth: Mean
     regret: Mean
     counted: float
+    violations: float
     curve: Curve
     seconds: float
 
@@ -71,6 +73,7 @@ def summarise(history: History, *, label: str, spec: PolicySpec, seconds: float)
         last_tenth=mean_over_seeds(_mean_counted(history, slice(rounds - max(rounds // 10, 1), None))),
         regret=mean_over_seeds(regret.sum(axis=1)),
         counted=float(history.counted.mean()),
+        violations=float(history.violated.mean()),
         curve=regret_curve(regret),
         seconds=seconds,
     )
@@ -109,6 +112,7 @@ def plain(summary: Summary, *, against: Summary | None = None) -> dict[str, Any]
         "last_tenth": summary.last_tenth.value,
         "regret": summary.regret._asdict(),
         "counted": summary.counted,
+        "violations": summary.violations,
         "seconds": round(summary.seconds, 3),
     }
     if against is not None:

@@ -8,6 +8,7 @@ from bandits.errors import PolicyError
 from bandits.features import Schema
 from bandits.policy import Dims, Policy
 from bandits.wrappers.discount import DiscountSettings, discount
+from bandits.wrappers.even_start import EvenStartSettings, even_start
 from bandits.wrappers.mask import MaskSettings, mask, resolved
 from bandits.wrappers.mixture import BlendSettings, Member, MixtureSettings, blend, mixture
 from bandits.wrappers.position_bias import PositionBiasSettings, position_bias
@@ -54,6 +55,7 @@ def _alone(function: Callable[..., Policy]) -> Callable[[Policy, Any, Around], P
 WRAPPERS: Mapping[str, Wrapper] = {
     "blend": Wrapper(wrap=_blend, settings=BlendSettings),
     "discount": Wrapper(wrap=_alone(discount), settings=DiscountSettings),
+    "even_start": Wrapper(wrap=_alone(even_start), settings=EvenStartSettings),
     "mask": Wrapper(wrap=_alone(mask), settings=MaskSettings),
     "mixture": Wrapper(wrap=_mixture, settings=MixtureSettings),
     "position_bias": Wrapper(wrap=_alone(position_bias), settings=PositionBiasSettings),

@@ -51,7 +51,7 @@ def _publish(store: Store, now_us: int) -> str:
     snapshot = store.read(pointer.digest)
     draft = Draft(
         spec=snapshot.manifest.spec,
-        state=jax.tree.map(lambda leaf: np.roll(leaf, 1, axis=0), snapshot.state),
+        state=jax.tree.map(lambda leaf: _shifted(leaf, actions=len(snapshot.manifest.actions)), snapshot.state),
         manifest={
             **{name: getattr(snapshot.manifest, name) for name in _IDENTITY},
             "kind": "refresh",
@@ -61,3 +61,8 @@ def _publish(store: Store, now_us: int) -> str:
         },
     )
     return store.publish(draft)
+
+
+def _shifted(leaf: np.ndarray, *, actions: int) -> np.ndarray:
+    """The leaf with its actions shifted by one: along the first axis that has one place for each; a leaf without one stays."""
+    return np.roll(leaf, 1, axis=leaf.shape.index(actions)) if actions in leaf.shape else leaf

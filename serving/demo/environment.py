@@ -9,12 +9,20 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from sklearn.datasets import load_digits
+
+from serving.demo.world import Extra, Happening, Told
 
 __all__ = ["SEEN_PROBABILITY", "DigitsWorld", "Reaction", "Visit", "react"]
 
 SEEN_PROBABILITY = (1.0, 0.7, 0.4)
 _UNITS = 5_000
+_TOLD = Told(
+    title="handwritten digits",
+    asked="pages asked for three digits to offer",
+    began="every digit was as likely as the next, and a page earned {reward:.2f} right answers",
+)
 
 
 class Visit(NamedTuple):
@@ -38,6 +46,10 @@ class DigitsWorld:
 
     pixels: np.ndarray
     digits: tuple[str, ...]
+    task: str = "digits"
+    slate_size: int = len(SEEN_PROBABILITY)
+    columns: tuple[str, ...] = ()
+    told: Told = _TOLD
 
     @classmethod
     def load(cls) -> "DigitsWorld":
@@ -49,6 +61,15 @@ class DigitsWorld:
         """`count` visits of random units with random pictures."""
         pictures, units = rng.integers(0, len(self.digits), count), rng.integers(0, _UNITS, count)
         return [Visit(f"visitor-{unit}", self.pixels[picture], self.digits[picture]) for picture, unit in zip(pictures, units, strict=True)]
+
+    def happens(self, rng: np.random.Generator, visit: Visit, slate: Sequence[str]) -> Happening:
+        """The reaction as impressions and a reward event."""
+        reaction = react(rng, visit, slate)
+        return Happening(seen=reaction.seen, rewards=() if reaction.right is None else (("right", reaction.right, 1.0),))
+
+    def extra(self, rows: pa.Table, *, moved_s: Sequence[float], seed: int) -> Extra:
+        """Nothing: the digits are the plain demo."""
+        return Extra()
 
 
 def react(rng: np.random.Generator, visit: Visit, slate: Sequence[str]) -> Reaction:

@@ -1,12 +1,14 @@
 """The demo from beginning to end: starts the parts, drives them, watches, ends them in order, and writes what came of it."""
 
+import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import rich
 from rich.live import Live
@@ -16,14 +18,15 @@ from protos.errors import ObservationsError
 from protos.observation_reader import latest_revisions
 from serving.client import PolicyClient
 from serving.demo.drill import Drill
-from serving.demo.environment import SEEN_PROBABILITY, DigitsWorld
 from serving.demo.page import page
 from serving.demo.parts import Parts
 from serving.demo.results import Results, results
 from serving.demo.standing import standing
 from serving.demo.story import story
-from serving.demo.traffic import TASK, Load, Traffic
+from serving.demo.traffic import Load, Traffic
 from serving.demo.view import Moment, picture
+from serving.demo.world import World
+from serving.demo.worlds import world_of
 from serving.errors import DemoError
 
 __all__ = ["Plan", "run_demo"]
@@ -40,7 +43,7 @@ _COLUMNS = ("decision_time_us", "snapshot_digest", "slot_propensity", "reward")
 
 
 class Plan(NamedTuple):
-    """`folder` is emptied first. Traffic ends after `seconds`, or after `decisions` if they come sooner."""
+    """`folder` is emptied first. Traffic ends after `seconds`, or after `decisions` if they come sooner. `task` has a world of its own."""
 
     folder: Path
     tasks: Path
@@ -48,6 +51,7 @@ class Plan(NamedTuple):
     decisions: int
     load: Load
     seed: int
+    task: str = "digits"
 
     @property
     def store(self) -> Path:
@@ -67,20 +71,29 @@ class Plan(NamedTuple):
 
     @property
     def config(self) -> Path:
-        return self.tasks / f"{TASK}.yaml"
+        return self.served / f"{self.task}.yaml"
+
+    @property
+    def served(self) -> Path:
+        """The tasks that the parts load: the demo's own. What else lies in `tasks` would cost the server its compilation."""
+        return self.folder / "tasks"
 
 
 def run_demo(plan: Plan) -> Mapping[str, Any]:
     """Runs the loop and returns the figures of summary.json. Raises DemoError if a part fails."""
+    world = world_of(plan.task)
     _empty(plan.folder)
+    _copy_task(plan)
     with Parts(plan.folder).all_ended() as parts:
-        traffic = _start(plan, parts)
-        seconds = _drive(plan, parts, traffic)
+        traffic = _start(plan, parts, world)
+        seconds = _drive(plan, parts, traffic, title=world.told.title)
         traffic.finish()
         outcome = _end(plan, parts, traffic, seconds)
-    lines = story(outcome, folder=plan.folder)
+    extra = world.extra(_rows(plan, world.columns), moved_s=outcome.promoted_s, seed=plan.seed)
+    outcome = dataclasses.replace(outcome, figures={**outcome.figures, **extra.figures})
+    lines = [*story(outcome, folder=plan.folder, told=world.told), *extra.lines]
     (plan.folder / "summary.json").write_text(json.dumps(outcome.figures, indent=1) + "\n")
-    (plan.folder / "index.html").write_text(page(outcome, lines=lines))
+    (plan.folder / "index.html").write_text(page(outcome, lines=lines, title=world.told.title, parts=extra.parts))
     rich.print("\n".join(lines))
     return outcome.figures
 
@@ -95,25 +108,39 @@ def _empty(folder: Path) -> None:
     mark.touch()
 
 
-def _start(plan: Plan, parts: Parts) -> Traffic:
+def _copy_task(plan: Plan) -> None:
+    """The task's file alone, in a directory for the parts. Raises DemoError where there is none."""
+    plan.served.mkdir()
+    source = plan.tasks / plan.config.name
+    if not source.is_file():
+        raise DemoError(f"--tasks: {plan.tasks} holds no {source.name}; give the directory with the demo's task file")
+    shutil.copyfile(source, plan.config)
+
+
+def _rows(plan: Plan, columns: Sequence[str]) -> pa.Table:
+    """The latest revisions of all decisions, oldest first."""
+    return latest_revisions(plan.observations, task=plan.task, columns=[*_COLUMNS, *columns])
+
+
+def _start(plan: Plan, parts: Parts, world: World) -> Traffic:
     """Starts server, joiner, learner and gate, each by its own command, and traffic once the server is ready."""
     address_file = plan.folder / "address"
-    serve = ("--tasks", str(plan.tasks), "--store", str(plan.store), "--logs", str(plan.logs), "--address", "127.0.0.1:0")
+    serve = ("--tasks", str(plan.served), "--store", str(plan.store), "--logs", str(plan.logs), "--address", "127.0.0.1:0")
     parts.start("server", "serving", "serve", *serve, "--address-file", str(address_file), "--final-heartbeat")
     address = parts.await_file(address_file, timeout_s=_READY_S)
-    run = ("--source", "embedded", "--logs", str(plan.logs), "--out", str(plan.attribution), "--tasks", str(plan.tasks))
+    run = ("--source", "embedded", "--logs", str(plan.logs), "--out", str(plan.attribution), "--tasks", str(plan.served))
     parts.start("joiner", "attribution", "run", *run, "--until-final")
     common = ("--store", str(plan.store), "--observations", str(plan.observations), "--task-config", str(plan.config))
     parts.start("learner", "bandits", "learn", *common)
     parts.start("gate", "ope", "gate", "--watch", *common)
-    traffic = Traffic(lambda: PolicyClient(address), DigitsWorld.load(), plan.load, seed=plan.seed, slate_size=len(SEEN_PROBABILITY))
+    traffic = Traffic(lambda: PolicyClient(address), world, plan.load, seed=plan.seed)
     traffic.start()
     return traffic
 
 
-def _drive(plan: Plan, parts: Parts, traffic: Traffic) -> float:
+def _drive(plan: Plan, parts: Parts, traffic: Traffic, *, title: str) -> float:
     """Watches until the time or the decisions are spent, planting the drill on the way; returns the seconds of traffic."""
-    store, began = Store(plan.store, TASK), time.monotonic()
+    store, began = Store(plan.store, plan.task), time.monotonic()
     drill, shown, last = Drill(store), began, (began, 0)
     with Live(refresh_per_second=4) as live:
         while (share := _share(plan, traffic, began)) < 1.0 or (drill.waits and share < _LONGEST):
@@ -123,7 +150,7 @@ def _drive(plan: Plan, parts: Parts, traffic: Traffic) -> float:
             if time.monotonic() - shown > _REFRESH_S:
                 parts.check()
                 traffic.check()
-                live.update(picture(_moment(plan, store, traffic, time.monotonic() - began, last)))
+                live.update(picture(_moment(plan, store, traffic, time.monotonic() - began, last), title=title))
                 shown, last = time.monotonic(), (time.monotonic(), traffic.tally.answered)
     return time.monotonic() - began
 
@@ -151,7 +178,7 @@ def _realised(plan: Plan, store: Store) -> float | None:
     pointer = store.champion()
     try:
         rows = latest_revisions(
-            plan.observations, task=TASK, decided_after_us=_now_us() - 10_000_000, columns=["snapshot_digest", "reward"]
+            plan.observations, task=plan.task, decided_after_us=_now_us() - 10_000_000, columns=["snapshot_digest", "reward"]
         )
     except ObservationsError:
         return None
@@ -165,14 +192,14 @@ def _end(plan: Plan, parts: Parts, traffic: Traffic, seconds: float) -> Results:
     parts.stop("learner", "gate", "server")
     parts.start("replay", "serving", "replay", "--logs", str(plan.logs), "--store", str(plan.store), "--json")
     parts.await_end("joiner", timeout_s=_DRAIN_S)
-    parts.start("status", "attribution", "status", "--out", str(plan.attribution), "--tasks", str(plan.tasks), "--json")
+    parts.start("status", "attribution", "status", "--out", str(plan.attribution), "--tasks", str(plan.served), "--json")
     status = parts.report("status", timeout_s=_DRAIN_S)
     replay = parts.report("replay", timeout_s=_DRAIN_S)
-    store = Store(plan.store, TASK)
+    store = Store(plan.store, plan.task)
     pointer = store.champion()
     if pointer is None:
         raise DemoError("store: the task has no champion after the run; look at the parts' output")
-    rows = latest_revisions(plan.observations, task=TASK, columns=_COLUMNS)
+    rows = _rows(plan, ())
     state = standing(store, plan.observations)
     return results(rows=rows, state=state, tally=traffic.tally, pointer=pointer, status=status, replay=replay, seconds=seconds)
 

@@ -4,17 +4,18 @@ from pathlib import Path
 
 from serving.demo.results import Results
 from serving.demo.standing import Judgement
+from serving.demo.world import Told
 
 __all__ = ["story"]
 
 
-def story(results: Results, *, folder: Path) -> list[str]:
+def story(results: Results, *, folder: Path, told: Told) -> list[str]:
     """Ten lines."""
     f = results.figures
     accounted = ", ".join(f"{f[name]:,} {name}" for name in ("joined", "pending", "expired", "quarantined"))
     return [
-        f"1. Visits: {f['answered']:,} pages asked for three digits to offer; Select answered in {f['select_p50_ms']:.1f} ms (median).",
-        f"2. Beginning: every digit was as likely as the next, and a page earned {f['reward_uniform'] or float('nan'):.2f} right answers.",
+        f"1. Visits: {f['answered']:,} {told.asked}; Select answered in {f['select_p50_ms']:.1f} ms (median).",
+        f"2. Beginning: {told.began.format(reward=f['reward_uniform'] or float('nan'))}.",
         f"3. Log before reply: {f['acknowledged']:,} acknowledged, {f['logged']:,} in the log, each with its exact probabilities.",
         f"4. Join: impressions and rewards met their decisions: {accounted}.",
         f"5. Producers misbehave: {f['duplicate_events']:,} events came twice and counted once, {f['corrected']:,} late ones mended a row.",

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,11 +14,10 @@ from protos.events_pb2 import Event
 from protos.policy_pb2 import SelectRequest, SelectResponse
 from serving import events
 from serving.client import PolicyClient
-from serving.demo.environment import DigitsWorld, Visit, react
+from serving.demo.world import Visitor, World
 
 __all__ = ["Load", "Tally", "Traffic"]
 
-TASK = "digits"
 _PRODUCER = "demo"
 # Share of reward events that are sent twice, and share that come only after the windows have closed: real producers do both.
 _REPEATED, _LATE = 0.01, 0.005
@@ -54,9 +54,9 @@ class Tally:
 class Traffic:
     """Runs until told to stop. Every random choice follows from `seed` and the worker's number."""
 
-    def __init__(self, connect: Callable[[], PolicyClient], world: DigitsWorld, load: Load, *, seed: int, slate_size: int) -> None:
+    def __init__(self, connect: Callable[[], PolicyClient], world: World, load: Load, *, seed: int) -> None:
         self.tally = Tally()
-        self._connect, self._world, self._load, self._seed, self._slate_size = connect, world, load, seed, slate_size
+        self._connect, self._world, self._load, self._seed, self._slate_size = connect, world, load, seed, world.slate_size
         self._stop = threading.Event()
         self._errors: list[Exception] = []
         self._lock = threading.Lock()
@@ -101,7 +101,7 @@ class Traffic:
             (visit,) = self._world.visits(rng, 1)
             with _Flight(self, worker):
                 begun = time.perf_counter()
-                response = caller.select(TASK, unit_id=visit.unit_id, context=visit.context, slate_size=self._slate_size)
+                response = caller.select(self._world.task, unit_id=visit.unit_id, context=visit.context, slate_size=self._slate_size)
                 self.tally.select_s.append(time.perf_counter() - begun)
                 self.tally.count([response])
                 caller.send_feedback(self._events(rng, [(visit, response)]))
@@ -128,40 +128,24 @@ class Traffic:
         while not self._stop.wait(0.1):
             caller.send_feedback([*self._due_late(), *self._beats(final=False)])
 
-    def _request(self, caller: PolicyClient, visit: Visit) -> SelectRequest:
-        return caller.request(TASK, unit_id=visit.unit_id, context=visit.context, slate_size=self._slate_size)
+    def _request(self, caller: PolicyClient, visit: Visitor) -> SelectRequest:
+        return caller.request(self._world.task, unit_id=visit.unit_id, context=visit.context, slate_size=self._slate_size)
 
-    def _events(self, rng: np.random.Generator, answered: Sequence[tuple[Visit, SelectResponse]]) -> list[Event]:
+    def _events(self, rng: np.random.Generator, answered: Sequence[tuple[Visitor, SelectResponse]]) -> list[Event]:
         return [event for visit, response in answered for event in self._reaction(rng, visit, response)]
 
-    def _reaction(self, rng: np.random.Generator, visit: Visit, response: SelectResponse) -> list[Event]:
+    def _reaction(self, rng: np.random.Generator, visit: Visitor, response: SelectResponse) -> list[Event]:
         slate = [slot.action for slot in response.slots]
-        reaction = react(rng, visit, slate)
-        decision_id, name = response.decision_id, response.decision_id.hex()
-        seen = [(slot, slate[slot]) for slot in reaction.seen]
-        shown = events.impression(
-            TASK,
-            decision_id=decision_id,
-            unit_id=visit.unit_id,
-            seen=seen,
-            event_id=f"{name}-seen",
-            event_time_us=_now_us(),
-            producer=_PRODUCER,
-        )
-        if reaction.right is None:
-            return [shown]
-        right = events.reward(
-            TASK,
-            decision_id=decision_id,
-            unit_id=visit.unit_id,
-            name="right",
-            value=1.0,
-            slot=reaction.right,
-            event_id=f"{name}-right",
-            event_time_us=_now_us(),
-            producer=_PRODUCER,
-        )
-        return [shown, *self._sent_as_producers_do(rng, right)]
+        happening = self._world.happens(rng, visit, slate)
+        task, name = self._world.task, response.decision_id.hex()
+        common: dict[str, Any] = {"decision_id": response.decision_id, "unit_id": visit.unit_id, "producer": _PRODUCER}
+        seen = [(slot, slate[slot]) for slot in happening.seen]
+        shown = events.impression(task, seen=seen, event_id=f"{name}-seen", event_time_us=_now_us(), **common)
+        rewards = [
+            events.reward(task, name=outcome, value=value, slot=slot, event_id=f"{name}-{outcome}", event_time_us=_now_us(), **common)
+            for outcome, slot, value in happening.rewards
+        ]
+        return [shown, *(sent for reward in rewards for sent in self._sent_as_producers_do(rng, reward))]
 
     def _sent_as_producers_do(self, rng: np.random.Generator, event: Event) -> list[Event]:
         """Mostly once and at once; now and then twice, or late."""

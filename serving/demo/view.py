@@ -29,15 +29,15 @@ class Moment(NamedTuple):
     standing: Standing
 
 
-def picture(moment: Moment) -> RenderableType:
-    """The view of a moment."""
+def picture(moment: Moment, *, title: str) -> RenderableType:
+    """The view of a moment; `title`: what the loop learns."""
     figures = Table.grid(padding=(0, 3))
     for name, value in _figures(moment):
         figures.add_row(Text(name, style="dim"), value)
     bar = ProgressBar(total=moment.limit_s, completed=min(moment.elapsed_s, moment.limit_s), width=60)
     return Panel(
         Group(bar, "", figures, "", _verdicts(moment.standing.judgements)),
-        title="slateloop: the closed loop on handwritten digits",
+        title=f"slateloop: the closed loop on {title}",
         width=118,
     )
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from attribution.events import Raw, decode
+from attribution.decode import decode
+from attribution.events import Raw
 from attribution.settings import JoinConfig, load_join_config
 from protos.events_pb2 import Decision, Event, Heartbeat, Impression, Reward, SeenSlot, Slot
 from protos.framing import frame

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from attribution.admission import REASONS
 from attribution.decisions import decision_table
-from attribution.events import EVENT_SCHEMA, Raw, decode, empty_events
+from attribution.decode import decode
+from attribution.events import EVENT_SCHEMA, Raw, empty_events
 from protos.events_pb2 import Event, Signal
 from protos.observations import DECISION_COLUMNS, decision_row
 from tests.attribution.event_kit import decision, heartbeat, impression, reward, table, us

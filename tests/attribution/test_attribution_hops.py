@@ -15,9 +15,9 @@ from attribution.events import Raw
 from attribution.settings import JoinConfig
 from attribution.sources import Fetched, Offsets, Partition
 from attribution.status import report
-from attribution.tables import open_table
+from attribution.tables import OBSERVATIONS_DIR, open_table
 from attribution.watermarks import FINAL_US
-from attribution.worker import OBSERVATIONS_DIR, Worker
+from attribution.worker import Worker
 from protos.events_pb2 import Event
 from protos.observation_reader import latest_revisions, observed_watermark_us, revisions_since
 from tests.attribution.event_kit import append_log, decision, finals, heartbeat, impression, join_config, reward

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attribution.admission import judge
-from attribution.events import Raw, decode
+from attribution.decode import decode
+from attribution.events import Raw
 from attribution.join import JoinState, empty_state, rebuild, step
 from attribution.settings import JoinConfig
 from attribution.watermarks import Watermarks, advance, partition_watermark

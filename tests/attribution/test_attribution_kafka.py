@@ -9,7 +9,8 @@ from confluent_kafka import Producer
 from attribution.errors import LostRecords, SourceError
 from attribution.kafka_source import TOPICS, KafkaSource
 from attribution.sources import Partition
-from attribution.worker import OBSERVATIONS_DIR, Worker
+from attribution.tables import OBSERVATIONS_DIR
+from attribution.worker import Worker
 from protos.events_pb2 import Event
 from protos.observation_reader import latest_revisions
 from tests.attribution.event_kit import decision, finals, impression, join_config, reward, topic_of

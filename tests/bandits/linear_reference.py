@@ -7,6 +7,7 @@ import numpy as np
 __all__ = ["Columns", "LinearReference", "linear_reference"]
 
 SIGNAL, OF_PRODUCTS = 4.0, 0.5
+SHARES, STRONG = (1.0, 0.5, 0.25), 3.0
 
 
 class Columns(NamedTuple):
@@ -54,13 +55,24 @@ def linear_reference(
     design, at = (spread(o, c, b, blocks) for o, c, b in zip(own, common, (rows.block, candidates.block), strict=True))
     linear = max(own[0].shape[1] - 1 + common[0].shape[1], 1) / SIGNAL**2
     of_block = [1.0] + [linear] * d + [linear / OF_PRODUCTS**2] * len(own_pairs)
-    precision = np.array(of_block * blocks + [linear] * f + [linear / OF_PRODUCTS**2] * len(common_pairs)) / prior_scale**2
-    posterior = np.linalg.inv(design.T @ design + np.diag(precision))
+    widest = np.array(of_block * blocks + [linear] * f + [linear / OF_PRODUCTS**2] * len(common_pairs)) / prior_scale**2
     centre = rewards.mean() if n else 0.0
+    odds = {share: evidence(design, rewards - centre, widest / share**2) + STRONG * (share == 1.0) for share in SHARES}
+    precision = widest / max(SHARES, key=lambda share: odds[share]) ** 2
+    posterior = np.linalg.inv(design.T @ design + np.diag(precision))
     weights = posterior @ design.T @ (rewards - centre)
     left = float((rewards - centre) @ (rewards - centre) - weights @ design.T @ (rewards - centre))
     noise = (rewards.var() + left) / (1.0 + n) if n else 1.0
     return LinearReference(mean=centre + at @ weights, covariance=noise * at @ posterior @ at.T)
+
+
+def evidence(design: np.ndarray, y: np.ndarray, precision: np.ndarray) -> float:
+    """Logarithm of the density of centred rewards under a prior, up to a constant: a Student t, written with its n x n matrix."""
+    n = len(y)
+    if n == 0 or y.std() < 1e-9:
+        return 0.0
+    covariance = np.eye(n) + design / precision @ design.T
+    return float(-0.5 * np.linalg.slogdet(covariance)[1] - 0.5 * (1 + n) * np.log(y.var() + y @ np.linalg.solve(covariance, y)))
 
 
 def standard(rows: Columns, candidates: Columns, column: int) -> tuple[np.ndarray, np.ndarray]:

@@ -33,13 +33,13 @@ def test_a_table_that_is_behind_is_seen(was: str, becomes: str) -> None:
 
 
 def test_the_policies_that_never_cut_a_list_are_named() -> None:
-    (names,) = re.findall(r"^Some policies never cut long lists, for they rank nothing: (.*)\.$", TEXT, flags=re.MULTILINE)
+    (names,) = re.findall(r"^Some policies never cut long lists, for they do not play by mean and scale: (.*)\.$", TEXT, flags=re.MULTILINE)
     assert set(re.findall(r"`(\w+)`", names)) == {name for name, entry in CATALOG.items() if not entry.ranks}
 
 
 @pytest.mark.parametrize("block", re.findall(r"^```yaml\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL))
 def test_what_the_page_says_to_write_is_accepted(block: str) -> None:
-    assert parse_task(TaskFile(name="t", tenant="default", sections=yaml.safe_load(block), digest="d")).spec.name == "linear_thompson"
+    assert parse_task(TaskFile(name="t", tenant="default", sections=yaml.safe_load(block), digest="d")).spec.name in CATALOG
 
 
 def test_the_settings_that_the_page_names_exist() -> None:

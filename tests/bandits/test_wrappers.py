@@ -30,6 +30,7 @@ DIMS = Dims(actions=3, context=2, features=0)
 DECLARED: dict[str, dict[str, Any]] = {
     "blend": {"baseline": "uniform", "share": 0.3},
     "discount": {"half_life_s": DAY},
+    "even_start": {"rows": 40.0},
     "mask": {"never": [2], "when": [{"feature": 0, "above": 0.5, "never": [1]}]},
     "mixture": {"policies": [{"policy": "uniform", "share": 0.2}, {"policy": "softmax", "share": 0.1}]},
     "position_bias": {"examination": [1.0, 0.5, 0.25]},

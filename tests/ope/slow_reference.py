@@ -9,41 +9,71 @@ from ope.rows import Batch
 Point = tuple[float, float]
 
 
-def numbers(name: str, batch: Batch, row: int) -> Point:
-    """Numerator and denominator of one row."""
-    reward, slots = batch.reward[row], batch.reward.shape[1]
-    weight = None if batch.weight is None else batch.weight[row]
+WEIGHT_OF = {"mips": "embedding_weight", "msnips": "embedding_weight", "mdr": "embedding_weight"}
+WEIGHT_OF |= {
+    f"{prefix}{name}": kind
+    for prefix, kind in (("balanced_", "mixture_weight"), ("kernel_", "kernel_weight"))
+    for name in ("ips", "snips", "dr")
+}
+WEIGHT_OF |= dict.fromkeys(("iips", "sniips"), "marginal_weight") | {"pseudo_inverse": "slate_weight"}
+# The numbers that the families' own names stand for.
+TAMED = {
+    "clipped": lambda w: min(w, 10.0),
+    "sg": lambda w: w / (0.9 + 0.1 * w),
+    "switch": lambda w: w if w <= 10.0 else 0.0,
+    "dros": lambda w: 100.0 * w / (w * w + 100.0),
+}
+
+
+def ratios(name: str, batch: Batch, row: int) -> list[Point]:
+    """What one row adds to each of the ratios that the value is a sum of: numerator and denominator."""
+    reward, slots = [float(r) for r in batch.reward[row]], batch.reward.shape[1]
+    kind = WEIGHT_OF.get(name, "weight")
+    weight = [float(w) for w in getattr(batch, kind)[row]]
+    q, v = ([] if (model := getattr(batch, part)) is None else [float(x) for x in model[row]] for part in ("q_logged", "v_target"))
+    if name in ("sips", "snsips", "pseudo_inverse"):
+        return [(weight[-1] * sum(reward), weight[-1] if name == "snsips" else 1.0)]
+    if name in ("rips", "iips"):
+        return [(sum(w * r for w, r in zip(weight, reward, strict=True)), 1.0)]
+    if name in ("snrips", "sniips"):
+        return [(w * r, w) for w, r in zip(weight, reward, strict=True)]
+    if name == "cascade_dr":
+        before = [1.0, *weight[:-1]]
+        return [(sum(weight[k] * (reward[k] - q[k]) + before[k] * v[k] for k in range(slots)), 1.0)]
+    tamed = TAMED.get(name.split("_")[0], lambda w: w)(weight[0])
     if name == "dm":
-        return float(batch.v_target[row, 0]), 1.0
-    if name == "ips":
-        return float(weight[0] * reward[0]), 1.0
-    if name == "snips":
-        return float(weight[0] * reward[0]), float(weight[0])
-    if name == "dr":
-        return float(batch.v_target[row, 0] + weight[0] * (reward[0] - batch.q_logged[row, 0])), 1.0
-    if name == "sips":
-        return float(weight[slots - 1] * sum(reward)), 1.0
-    if name == "rips":
-        return float(sum(weight[slot] * reward[slot] for slot in range(slots))), 1.0
+        return [(v[0], 1.0)]
+    if name == "sndr":
+        return [(v[0], 1.0), (weight[0] * (reward[0] - q[0]), weight[0])]
+    if name.endswith("snips"):
+        return [(weight[0] * reward[0], weight[0])]
+    if name.endswith("dr") or name == "dros":
+        return [(v[0] + tamed * (reward[0] - q[0]), 1.0)]
+    if name.endswith("ips"):
+        return [(tamed * reward[0], 1.0)]
     raise KeyError(name)
+
+
+def value_and_influence(name: str, batch: Batch) -> tuple[float, list[float]]:
+    """The estimate, and by how much each row moves it."""
+    rows = [ratios(name, batch, row) for row in range(len(batch.reward))]
+    value, influence = 0.0, [0.0] * len(rows)
+    for part in range(len(rows[0])):
+        top, bottom = math.fsum(row[part][0] for row in rows), math.fsum(row[part][1] for row in rows)
+        value += top / bottom
+        influence = [old + (row[part][0] - top / bottom * row[part][1]) / bottom for old, row in zip(influence, rows, strict=True)]
+    return value, influence
 
 
 def value_and_error(name: str, batch: Batch) -> Point:
     """The estimate and its standard error, clustered by unit."""
-    points = [numbers(name, batch, row) for row in range(len(batch.reward))]
-    top, bottom = math.fsum(a for a, _ in points), math.fsum(b for _, b in points)
-    value = top / bottom
-    return value, _error([(a - value * b) / bottom for a, b in points], batch)
+    value, influence = value_and_influence(name, batch)
+    return value, _error(influence, batch)
 
 
 def difference_and_error(name: str, challenger: Batch, champion: Batch) -> Point:
     """The paired difference and its standard error, clustered by unit."""
-    sides = []
-    for batch in (challenger, champion):
-        points = [numbers(name, batch, row) for row in range(len(batch.reward))]
-        top, bottom = math.fsum(a for a, _ in points), math.fsum(b for _, b in points)
-        sides.append((top / bottom, [(a - top / bottom * b) / bottom for a, b in points]))
-    (first, mine), (second, theirs) = sides
+    (first, mine), (second, theirs) = (value_and_influence(name, batch) for batch in (challenger, champion))
     return first - second, _error([a - b for a, b in zip(mine, theirs, strict=True)], challenger)
 
 
@@ -62,4 +92,14 @@ def example(*, seed: int, rows: int, slots: int, units: int | None) -> Batch:
     shape = (rows, slots)
     weight = np.cumprod(rng.gamma(2.0, 0.5, size=shape), axis=1) * (rng.random(shape) < 0.9)
     unit = None if units is None else rng.integers(0, units, rows).astype(np.uint64)
-    return Batch(rng.normal(0.3, 1.0, shape), weight, rng.normal(0.3, 0.2, shape), rng.normal(0.4, 0.2, shape), unit)
+    batch = Batch(rng.normal(0.3, 1.0, shape), weight, rng.normal(0.3, 0.2, shape), rng.normal(0.4, 0.2, shape), unit)
+    others = {name: rng.gamma(2.0, 0.5, size=(rows, 1)) for name in ("slate_weight", "embedding_weight", "mixture_weight", "kernel_weight")}
+    return batch._replace(marginal_weight=rng.gamma(2.0, 0.5, size=shape), **others)
+
+
+WEIGHTS = ("weight", "marginal_weight", "slate_weight", "embedding_weight", "mixture_weight", "kernel_weight")
+
+
+def with_weights_of(batch: Batch, number: float) -> Batch:
+    """The same rows with every weight of every kind equal to `number`."""
+    return batch._replace(**{name: np.full_like(getattr(batch, name), number) for name in WEIGHTS})

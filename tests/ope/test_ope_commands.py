@@ -23,7 +23,8 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 def test_every_command_and_option_says_what_it_is() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert set(commands) == {"evaluate", "gate", "promote", "report", "rollback", "verdicts"}
+    wanted = {"coverage", "evaluate", "gate", "gate-coverage", "promote", "report", "rerun", "rollback", "tune", "verdicts"}
+    assert set(commands) == wanted
     for command in commands.values():
         assert command.help and all(parameter.help for parameter in command.params if parameter.param_type_name == "option")
 
@@ -32,7 +33,7 @@ def test_evaluate_prints_estimates_and_the_on_policy_mean(capsys: pytest.Capture
     monkeypatch.setenv("COLUMNS", "140")
     code, out, _ = run(capsys, *OPEN_BANDIT, "--target", str(SAMPLE / "bts" / "all"), "--json")
     answer = json.loads(out)
-    assert code == 0 and list(answer["estimates"]) == ["ips", "snips", "dm", "dr"]
+    assert code == 0 and list(answer["estimates"]) == ["ips", "snips", "dm", "dr", "sndr"]
     assert answer["on_policy"]["on-policy, target's log"]["value"] == 0.0042
     assert answer["estimates"]["dm"]["effective_sample_size"] is None
     code, out, _ = run(capsys, *OPEN_BANDIT, "--target", str(SAMPLE / "bts" / "all"))
@@ -75,7 +76,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["gate"], "Missing option '--task-config'"),
+        (["gate"], "--task-config: not given"),
         (["gate", "--task-config", "absent.yaml"], "absent.yaml: cannot be read"),
         (["gate", "--task-config", str(TASK), "--set", "gate.levl=0.1"], "gate.levl: unknown key; did you mean `level`"),
         (["gate", "--task-config", str(TASK), "--set", "gte.level=0.1"], "gte: unknown section; did you mean `gate`"),

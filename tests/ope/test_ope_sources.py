@@ -35,7 +35,7 @@ def test_weights_from_propensities_are_those_of_the_weight_column(tmp_path: Path
     two = ColumnMapping("r", propensity="p", target_propensity="t", unit="u", q_logged="q", v_target="v")
     one = ColumnMapping("r", weight="w", unit="u", q_logged="q", v_target="v")
     found, same = (evaluate(read_batches(tmp_path / "log.parquet", mapping)) for mapping in (two, one))
-    assert list(found) == ["ips", "snips", "dm", "dr"] and count_rows(tmp_path / "log.parquet") == n
+    assert list(found) == ["ips", "snips", "dm", "dr", "sndr"] and count_rows(tmp_path / "log.parquet") == n
     whole = Batch(*(frame[name].to_numpy()[:, None] for name in ("r",)), weight=(frame["t"] / frame["p"]).to_numpy()[:, None])
     expected = value_and_error("ips", whole._replace(unit=frame["u"].to_numpy().astype(np.uint64)))
     assert (found["ips"].value, found["ips"].standard_error) == pytest.approx(expected, rel=1e-12)
@@ -73,8 +73,8 @@ def test_estimators_are_chosen_by_what_the_rows_have() -> None:
     reward = np.ones((3, 1))
     assert applicable(Batch(reward)) == []
     assert applicable(Batch(reward, weight=reward)) == ["ips", "snips"]
-    assert applicable(Batch(reward, reward, reward, reward)) == ["ips", "snips", "dm", "dr"]
-    assert applicable(Batch(np.ones((3, 2)), np.ones((3, 2)))) == ["rips", "sips"]
+    assert applicable(Batch(reward, reward, reward, reward)) == ["ips", "snips", "dm", "dr", "sndr"]
+    assert applicable(Batch(np.ones((3, 2)), np.ones((3, 2)))) == ["rips", "sips", "snrips", "snsips"]
 
 
 # The reward model.

@@ -15,10 +15,10 @@ from bandits.learner import Learner
 from bandits.store import Store
 from ope.__main__ import main
 from ope.errors import VerdictError
-from ope.gate_config import gate_config
-from ope.promotion import promote
-from ope.verdict import Verdict, to_mapping
-from ope.watch import Watch
+from ope.gate.config import gate_config
+from ope.gate.promotion import promote
+from ope.gate.verdict import Verdict, to_mapping
+from ope.gate.watch import Watch
 from tests.ope.digits_world import TASK_FILE, World, begin
 
 TRAINING_ROWS = 3_000
@@ -212,9 +212,12 @@ def test_the_commands_judge_promote_and_roll_back(world: World, tmp_path: Path, 
 
     world.live(2_000)
     where = ["--task-config", str(TASK_FILE), "--store", str(world.root), "--observations", str(world.table)]
-    sets = [part for key in ("min_ess=100", "veto_ess=50") for part in ("--set", f"gate.{key}")]
-    held = command("gate", *where, *sets[2:], "--json")
-    assert held.returncode == 1 and json.loads(held.stdout)["decision"] == "hold", held.stderr
+    sets = [part for key in ("min_ess=100", "veto_ess=50", "max_stale_s=null") for part in ("--set", f"gate.{key}")]
+    stale = command("gate", *where, *sets[:4], "--json")
+    assert stale.returncode == 2 and "a source is silent" in json.loads(stale.stdout)["reasons"][0], stale.stderr
+    changed = command("gate", *where, *sets, "--json")
+    assert changed.returncode == 3 and "gate.max_stale_s: None now, but 3600.0 was declared" in changed.stderr
+    (world.root / "digits" / "looks" / f"{world.store.challengers()[0].digest}.json").unlink()
     said = command("gate", *where, *sets, "--reports", str(tmp_path / "out"))
     assert said.returncode == 0 and said.stdout.startswith("promote: change"), said.stderr
     kept = next((tmp_path / "out").glob("*.json"))
@@ -239,7 +242,7 @@ def test_the_commands_judge_promote_and_roll_back(world: World, tmp_path: Path, 
 def test_watching_promotes_and_stops_cleanly_on_sigterm(world: World) -> None:
     world.live(2_000)
     flags = ["--task-config", str(TASK_FILE), "--store", str(world.root), "--observations", str(world.table), "--watch", "--poll-s", "0.05"]
-    sets = ["--set", "gate.min_ess=100", "--set", "gate.veto_ess=50"]
+    sets = [part for key in ("min_ess=100", "veto_ess=50", "max_stale_s=null") for part in ("--set", f"gate.{key}")]
     with subprocess.Popen(
         [sys.executable, "-m", "ope", "gate", *flags, *sets], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as gate:

@@ -1,0 +1,1 @@
+"""The gate: evidence and a declared config in, a verdict out; and what a verdict moves."""

@@ -1,0 +1,177 @@
+"""Benchmark of the join on a real Kafka broker: CPU an event, end to end and of the kernel alone, memory of its state, freshness.
+
+    python tests/bench/attribution.py --json [--decisions 1000000] [--rounds 3] [--no-peers]
+
+One JSON object a line with --json, else a line of text a figure. Every joiner runs in a process of its own over the same topics, in
+rounds that alternate; what counts is the CPU of the whole process, librdkafka's threads included. The peers are Quix Streams (installed
+into `.bench/attribution`, an environment of its own; one event a message, RocksDB state with changelog) and a Python dict behind our own
+consumer that commits to two Delta tables as well. `ratio` above 1 = ours is better. The broker is started here (Java 17, Maven).
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+# One thread, as the command has: read when polars is first imported.
+os.environ.setdefault("POLARS_MAX_THREADS", "1")
+sys.path.insert(0, str(ROOT))
+
+import polars as pl  # noqa: E402
+from peers.dict_join import DictJoin  # noqa: E402
+from peers.join_events import TASK, Sent, fill, generated  # noqa: E402
+from peers.workers import installed  # noqa: E402
+
+from attribution.decode import decode  # noqa: E402
+from attribution.events import Raws  # noqa: E402
+from attribution.join import JoinState, empty_state, step  # noqa: E402
+from attribution.settings import JoinConfig, load_join_config  # noqa: E402
+from protos.events_pb2 import Event  # noqa: E402
+from tests.kafka import broker  # noqa: E402
+
+PEERS = Path(__file__).resolve().parent / "peers"
+QUIX_PACKAGES = ("quixstreams", "protobuf==7.36.2", "numpy")
+MICRO_BATCH, ARROW_EVENTS = 50_000, 500
+_PAYLOAD = ("payload", "unit_id", "decision_id", "tenant", "task")
+
+
+class Figure(NamedTuple):
+    """One line of the benchmark."""
+
+    figure: str
+    value: float
+    unit: str
+    target: float | None
+    better: str
+    peer: str | None = None
+    peer_value: float | None = None
+    ratio: float | None = None
+    rounds: int = 1
+    note: str = ""
+
+
+class Costs(NamedTuple):
+    """CPU microseconds an event of each round, and events a second of one core."""
+
+    us: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.us)
+
+
+def end_to_end(bootstrap: str, events: Sequence[Sent], folder: Path, *, rounds: int, quix: Path | None) -> Iterator[Figure]:
+    """Consume to committed table, both hops, against each peer."""
+    fill(bootstrap, "single-", events, batch=1)
+    fill(bootstrap, "batch-", events, batch=ARROW_EVENTS)
+    heartbeats = 6
+    runs: dict[str, list[str]] = {
+        "single": [sys.executable, str(PEERS / "joiner_runs.py"), "ours", bootstrap, "single-", str(folder)],
+        "arrow": [sys.executable, str(PEERS / "joiner_runs.py"), "ours", bootstrap, "batch-", str(folder)],
+        "dict": [sys.executable, str(PEERS / "joiner_runs.py"), "dict", bootstrap, "single-", str(folder)],
+    }
+    if quix is not None:
+        count = str(len(events) + heartbeats)
+        runs["quix"] = [str(quix), str(PEERS / "quix_joiner.py"), bootstrap, "single-", str(folder), count]
+    costs: dict[str, Costs] = {name: Costs([]) for name in runs}
+    for _ in range(rounds):
+        for name, command in runs.items():
+            said = _run(command)
+            costs[name].us.append(said["cpu_s"] * 1e6 / said["events"])
+    for name, ours, targets in (("one event a message", "single", (3.5, 8.0)), ("Arrow batches of 500", "arrow", (8.0, 15.0))):
+        for peer, target in zip(("dict", "quix"), targets, strict=True):
+            if peer in costs:
+                mine, theirs = costs[ours].median, costs[peer].median
+                note = f"{1e6 / mine:,.0f} events/s a core; target is of the ratio; {len(events):,} events"
+                yield Figure(f"end to end, {name}", mine, "us CPU an event", target, "lower", peer, theirs, theirs / mine, rounds, note)
+
+
+def _run(command: Sequence[str]) -> dict[str, Any]:
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "POLARS_MAX_THREADS": "1"})
+    lines = [line for line in ended.stdout.splitlines() if line.startswith("{")]
+    if not lines:
+        raise RuntimeError(f"{command[1]}: {ended.stderr[-3000:]}")
+    answer: dict[str, Any] = json.loads(lines[-1])
+    return answer
+
+
+def kernel(events: Sequence[Sent], config: JoinConfig, *, rounds: int) -> Iterator[Figure]:
+    """The join alone, on decoded events: ours on frames, the dict on parsed messages."""
+    batches = [events[at : at + MICRO_BATCH] for at in range(0, len(events), MICRO_BATCH)]
+    frames = [decode(_raws(batch)) for batch in batches]
+    parsed = [[(one, Event.FromString(one.payload)) for one in batch] for batch in batches]
+    mine, theirs = [], []
+    biggest = empty_state()
+    for _ in range(rounds):
+        began = time.process_time()
+        state = empty_state()
+        for frame in frames:
+            newest = int(frame["event_time_us"].max())  # type: ignore[arg-type]
+            state, _ = step(state, frame, watermark_us=newest - 300_000_000, config=config)
+            biggest = max(biggest, state, key=lambda one: one.decisions.height)
+        mine.append((time.process_time() - began) * 1e6 / len(events))
+        began = time.process_time()
+        join = DictJoin()
+        for batch in parsed:
+            for one, event in batch:
+                kind = str(event.WhichOneof("kind"))
+                join.take(kind, getattr(event, kind), topic=one.topic, partition=one.partition, append_us=one.at_us)
+            join.closed()
+        theirs.append((time.process_time() - began) * 1e6 / len(events))
+    ours, other = statistics.median(mine), statistics.median(theirs)
+    yield Figure("join kernel", ours, "us CPU an event", 1.0, "lower", "dict", other, other / ours, rounds, "ratio's target: 8")
+    yield Figure("state of an open decision beside its payload", _state_bytes(biggest), "bytes", 200.0, "lower")
+
+
+def _raws(batch: Sequence[Sent]) -> Raws:
+    columns = list(zip(*batch, strict=True))
+    return Raws(columns[1], columns[2], list(range(len(batch))), columns[3], columns[0], {})
+
+
+def _state_bytes(state: JoinState) -> float:
+    """Bytes that the state holds for each decision, without the messages and the keys that are in them."""
+    held = sum(
+        frame.drop([name for name in _PAYLOAD if name in frame.columns]).estimated_size() for frame in (state.decisions, state.feedback)
+    )
+    ids = state.decisions.select("decision_id").estimated_size() + pl.Series(state.feedback["decision_id"]).estimated_size()
+    return float(held + ids) / max(state.decisions.height, 1)
+
+
+def figures(arguments: argparse.Namespace) -> Iterator[Figure]:
+    quix = None
+    if not arguments.no_peers:
+        quix, faults = installed(QUIX_PACKAGES, folder=ROOT / ".bench" / "attribution")
+        assert not faults, faults
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "news.yaml").write_text(TASK)
+        config = load_join_config(folder)
+        events = generated(arguments.decisions)
+        yield from kernel(events, config, rounds=arguments.rounds)
+        with broker.running() as cluster:
+            yield from end_to_end(cluster.bootstrap, events, folder, rounds=arguments.rounds, quix=quix)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--decisions", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-peers", action="store_true")
+    arguments = parser.parse_args()
+    if reason := broker.missing():
+        sys.exit(f"attribution: not run: {reason}")
+    for figure in figures(arguments):
+        print(json.dumps(figure._asdict()) if arguments.json else " | ".join(f"{value}" for value in figure), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""One join of everything in the topics, by ours or by the plain Python dict that a team would write first; prints its cost as JSON.
+
+    python joiner_runs.py {ours,dict} BOOTSTRAP PREFIX FOLDER
+
+Both read through the same consumer, and both commit to the same two Delta tables.
+"""
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+import deltalake
+import pyarrow as pa
+from dict_join import DictJoin
+from join_events import TASK
+
+import attribution.__main__  # noqa: F401 (one thread for polars)
+from attribution.events import Raws
+from attribution.kafka_source import KafkaSource
+from attribution.settings import load_join_config
+from attribution.sources import Offsets
+from attribution.watermarks import FINAL_US
+from attribution.worker import Worker
+from protos.events_pb2 import Event
+
+_MAX_RECORDS = 50_000
+_EVENTS = pa.schema(
+    [("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64()), ("kind", pa.string()), ("payload", pa.binary())]
+)
+_ROWS = pa.schema(
+    [("decision_id", pa.binary()), ("unit_id", pa.string()), ("action", pa.string()), ("seen", pa.bool_()), ("reward", pa.float64())]
+)
+
+
+def ours(source: KafkaSource, folder: Path) -> tuple[int, int]:
+    """Events and rows of the worker's own loop."""
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "news.yaml").write_text(TASK)
+    worker = Worker(source, out=folder / "out", config=load_join_config(folder / "tasks"))
+    events = rows = 0
+    while not worker.final:
+        done = worker.cycle()
+        events, rows = events + done.events, rows + done.rows
+    return events, rows
+
+
+def dict_join(source: KafkaSource, folder: Path) -> tuple[int, int]:
+    """Events and rows of the dict."""
+    join, offsets, events, rows = DictJoin(), {}, 0, 0
+    while len(join.marks) < 6 or min(join.marks.values()) < FINAL_US:
+        raws, offsets = source.fetch(offsets)
+        assert isinstance(raws, Raws)
+        rows += _micro_batch(join, raws, folder, offsets)
+        events += len(raws.payloads)
+    return events, rows
+
+
+def _micro_batch(join: DictJoin, raws: Raws, folder: Path, offsets: Offsets) -> int:
+    kinds = []
+    columns = zip(raws.topics, raws.partitions, raws.payloads, raws.append_times_us, strict=True)
+    for topic, partition, payload, append_us in columns:
+        event = Event.FromString(payload)
+        kind = str(event.WhichOneof("kind"))
+        kinds.append(kind)
+        join.take(kind, getattr(event, kind), topic=topic, partition=partition, append_us=append_us)
+    if not kinds:
+        return 0
+    moves = [deltalake.Transaction(f"{p.topic}/{p.number}", offset) for p, offset in offsets.items()]
+    landed = pa.table([list(raws.topics), list(raws.partitions), list(raws.offsets), kinds, list(raws.payloads)], schema=_EVENTS)
+    properties = deltalake.CommitProperties(app_transactions=moves)
+    deltalake.write_deltalake(folder / "events", landed, mode="append", commit_properties=properties)
+    closed = join.closed()
+    table = pa.Table.from_pylist([{name: row[name] for name in _ROWS.names} for row in closed], schema=_ROWS)
+    deltalake.write_deltalake(folder / "rows", table, mode="append", commit_properties=properties)
+    return len(closed)
+
+
+def main() -> None:
+    name, bootstrap, prefix, _ = sys.argv[1:5]
+    with tempfile.TemporaryDirectory(dir=sys.argv[4]) as folder:
+        source = KafkaSource(bootstrap, prefix=prefix, max_records=_MAX_RECORDS if "batch" not in prefix else 100, timeout_s=0.5)
+        before, began = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+        events, rows = {"ours": ours, "dict": dict_join}[name](source, Path(folder))
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        print(json.dumps({"events": events, "rows": rows, "cpu_s": cpu, "wall_s": time.monotonic() - began}), flush=True)
+        source.close()
+
+
+if __name__ == "__main__":
+    main()
