@@ -49,6 +49,7 @@ _OF_PRODUCTS = 0.5
 PRIOR_SHARES = (1.0, 0.5, 0.25)
 # Odds, as a logarithm, by which a smaller share must be likelier than the whole: 20 to 1, "strong" in Kass and Raftery (1995).
 _STRONG = 3.0
+# Rewards that differ by less, as a share of their squares, are all equal up to rounding: of them no prior can be likelier.
 _ALIKE = 1e-12
 # Pseudo-rows behind the pooled variance of rewards, which stands in for the noise until rows speak.
 _NOISE_PSEUDO_ROWS = 1.0
@@ -118,19 +119,6 @@ class _Sums(NamedTuple):
     common_moment: jax.Array
 
 
-class _Fit(NamedTuple):
-    """The posterior under one prior, for a noise of 1: names as in LinearParams; `left` the squares that stay unexplained; `evidence`, the
-    logarithm of how likely the rows are, up to a constant."""
-
-    weights: jax.Array
-    inverse: jax.Array
-    bridge: jax.Array
-    beta: jax.Array
-    common_inverse: jax.Array
-    left: jax.Array
-    evidence: jax.Array
-
-
 def initial(design: Design, *, blocks: int) -> LinearState:
     """The state of no rows."""
     d, p = design.own, design.common
@@ -167,19 +155,8 @@ def posterior(design: Design, state: LinearState, *, prior_scale: float, cold: b
     standard = standard_of(design, pooled)
     sums = _standardised(design, state, standard, centre)
     spread = jnp.maximum(state.square - rows * centre**2, 0.0)
-    # One after the other: three factorisations side by side within a loop of loops can lock the CPU's thread pool (seen with jaxlib 0.10).
-    fits = jax.lax.map(
-        lambda share: _fitted(design, sums, rows=rows, spread=spread, prior_scale=prior_scale * share), jnp.asarray(PRIOR_SHARES)
-    )
-    # Of rewards that are all equal, up to rounding, no prior can be likelier.
-    likeliest = jnp.where(spread > _ALIKE * state.square, jnp.argmax(fits.evidence.at[0].add(_STRONG)), 0)
-    fit = jax.tree.map(lambda leaf: leaf[likeliest], fits)
-    noise = jnp.sqrt(_noise_variance(rows, spread, fit.left))
-    return LinearParams(standard, centre, fit.weights, fit.inverse * noise, fit.bridge, fit.beta, fit.common_inverse * noise)
-
-
-def _fitted(design: Design, sums: _Sums, *, rows: jax.Array, spread: jax.Array, prior_scale: jax.Array) -> _Fit:
-    own_prior, common_prior = _precision(design, prior_scale)
+    share = jnp.where(spread > _ALIKE * state.square, _likeliest_share(design, sums, rows, spread, prior_scale), PRIOR_SHARES[0])
+    own_prior, common_prior = _precision(design, prior_scale * share)
     inverse = _inverse_root(sums.own + jnp.diag(own_prior)[None])
     bridge, alone = _covariance_times(inverse, sums.cross), _covariance_times(inverse, sums.own_moment[:, :, None])[:, :, 0]
     # What the rows say of beta once every block has taken what it can explain (Schur complement).
@@ -188,12 +165,34 @@ def _fitted(design: Design, sums: _Sums, *, rows: jax.Array, spread: jax.Array, 
     beta = common_inverse.T @ (common_inverse @ (sums.common_moment - jnp.einsum("bdp,bd->p", bridge, sums.own_moment)))
     weights = alone - bridge @ beta
     left = jnp.maximum(spread - jnp.sum(weights * sums.own_moment) - jnp.sum(beta * sums.common_moment), 0.0)
-    # Halves of log determinants: prior precision, and its inverse under the rows, whose roots are triangular.
-    before = 0.5 * (sums.own.shape[0] * jnp.sum(jnp.log(own_prior)) + jnp.sum(jnp.log(common_prior)))
-    after = jnp.sum(jnp.log(jnp.diagonal(inverse, axis1=1, axis2=2))) + jnp.sum(jnp.log(jnp.diagonal(common_inverse)))
-    unexplained = _NOISE_PSEUDO_ROWS * spread / jnp.maximum(rows, 1.0) + left
-    surprise = 0.5 * (_NOISE_PSEUDO_ROWS + rows) * jnp.log(jnp.maximum(unexplained, jnp.finfo(left.dtype).tiny))
-    return _Fit(weights, inverse, bridge, beta, common_inverse, left, before + after - surprise)
+    noise = jnp.sqrt(_noise_variance(rows, spread, left))
+    return LinearParams(standard, centre, weights, inverse * noise, bridge, beta, common_inverse * noise)
+
+
+def _likeliest_share(design: Design, sums: _Sums, rows: jax.Array, spread: jax.Array, prior_scale: float) -> jax.Array:
+    """The one of PRIOR_SHARES under which the rows are likeliest; the first unless another is so by more than _STRONG."""
+    shares = jnp.asarray(PRIOR_SHARES)
+    # One after the other: factorisations side by side within a loop of loops can lock the CPU's thread pool (seen with jaxlib 0.10).
+    evidence = jax.lax.map(lambda share: _evidence(design, sums, rows, spread, prior_scale * share), shares)
+    return shares[jnp.argmax(evidence.at[0].add(_STRONG))]
+
+
+def _evidence(design: Design, sums: _Sums, rows: jax.Array, spread: jax.Array, prior_scale: jax.Array) -> jax.Array:
+    """Logarithm of the density of the rows under a prior, a Student t, up to a constant. Costs a factorisation, and no inverse."""
+    own_prior, common_prior = _precision(design, prior_scale)
+    root = jnp.linalg.cholesky(sums.own + jnp.diag(own_prior)[None])
+    right = jnp.concatenate([sums.cross, sums.own_moment[:, :, None]], axis=2)
+    solved = jax.scipy.linalg.solve_triangular(root, right, lower=True)
+    cross, moment = solved[:, :, :-1], solved[:, :, -1]
+    common = sums.common + jnp.diag(common_prior) - jnp.einsum("bdp,bdq->pq", cross, cross)
+    common_root = jnp.linalg.cholesky(0.5 * (common + common.T))
+    of_common = sums.common_moment - jnp.einsum("bdp,bd->p", cross, moment)
+    explained = jnp.sum(moment**2) + jnp.sum(jax.scipy.linalg.solve_triangular(common_root, of_common, lower=True) ** 2)
+    unexplained = _NOISE_PSEUDO_ROWS * spread / jnp.maximum(rows, 1.0) + jnp.maximum(spread - explained, 0.0)
+    before = 0.5 * (root.shape[0] * jnp.sum(jnp.log(own_prior)) + jnp.sum(jnp.log(common_prior)))
+    after = jnp.sum(jnp.log(jnp.diagonal(root, axis1=1, axis2=2))) + jnp.sum(jnp.log(jnp.diagonal(common_root)))
+    surprise = 0.5 * (_NOISE_PSEUDO_ROWS + rows) * jnp.log(jnp.maximum(unexplained, jnp.finfo(spread.dtype).tiny))
+    return before - after - surprise
 
 
 def moments(design: Design, params: LinearParams, context: jax.Array, candidates: Candidates, block: jax.Array) -> Moments:
