@@ -11,7 +11,6 @@ from ope.commands_evaluate import evaluate
 from ope.commands_tune import tune
 from ope.errors import OpeError
 from ope.gate.commands import gate, promote, report, rerun, rollback, verdicts
-from ope.gate.commands_coverage import gate_coverage
 from protos.errors import ProtosError
 
 __all__ = ["app", "main"]
@@ -21,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (evaluate, gate, promote, rollback, report, rerun, tune, verdicts, gate_coverage):
+for command in (evaluate, gate, promote, rollback, report, rerun, tune, verdicts):
     app.command()(command)
 app.command("compare")(compare)
 app.command("coverage")(coverage_command)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ope.coverage import ESTIMATORS, Covered, coverage
 from ope.coverage_worlds import DESIGNS
+from ope.gate.commands_coverage import gate_coverage
 
 __all__ = ["coverage_command"]
 
@@ -17,12 +18,21 @@ __all__ = ["coverage_command"]
 def coverage_command(
     design: Annotated[list[str] | None, typer.Option(help=f"Design to simulate: {', '.join(DESIGNS)}; repeatable, all without it.")] = None,
     estimator: Annotated[list[str] | None, typer.Option(help="Estimator to ask; repeatable.")] = None,
-    replications: Annotated[int, typer.Option(min=2, help="Logs of each design.")] = 2_000,
+    of_gate: Annotated[bool, typer.Option("--gate", help="Ask the gate instead: false promotions, and gains that are found.")] = False,
+    replications: Annotated[
+        int | None, typer.Option(min=2, help="Logs of each design, 2,000 where not given; with --gate contests of each scenario, 400.")
+    ] = None,
     level: Annotated[float, typer.Option(help="Probability that an interval may miss, in (0, 0.5).")] = 0.05,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the logs.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of a table.")] = False,
-) -> None:
-    """Measures how often the intervals hold: coverage, width and error on simulated logs whose truth is known."""
+) -> int:
+    """Measures how often the intervals hold, and with --gate how often the gate is wrong, on simulated logs whose truth is known.
+
+    With --gate, exit code 1 where a level is not kept or too few gains are found.
+    """
+    if of_gate:
+        return gate_coverage(seeds=replications or 400, first_seed=seed, as_json=as_json)
+    replications = replications or 2_000
     designs, names = tuple(design or DESIGNS), tuple(estimator or ESTIMATORS)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -37,6 +47,7 @@ def coverage_command(
                 print(json.dumps(covered._asdict(), allow_nan=False), flush=True)
     if not as_json:
         Console().print(_table(found))
+    return 0
 
 
 def _table(found: list[Covered]) -> Table:

@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import jax
 import pytest
 
@@ -11,6 +12,10 @@ import bandits  # noqa: F401 (its settings of JAX come before the first computat
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The same examples in every run, and no clock: a busy machine fails nothing.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("suite")
 
 # Every compiled program maps memory of its own, and Linux gives a process 65,530 mappings (vm.max_map_count): beyond them the compiler
 # crashes. A suite compiles some ten thousand programs; a server or a learner has a few dozen.

@@ -149,8 +149,8 @@ def _of_weights(evidence: Evidence, config: GateConfig, slots: list[SlotWeights]
     """Mean weights that differ from 1 by more than chance.
 
     A mean falls short of 1 while rare large weights are still to come, and the error does not know of them. So a slot with few effective
-    rows is left to that rule; and what is missing must be more than so many rows of the largest weight as the log could lack by chance:
-    where k are expected, there are none with probability exp(-k).
+    rows is left to that rule; and what is missing must be more than so many rows of the largest possible weight as the log could lack by
+    chance: where k are expected, there are none with probability exp(-k).
     """
     if evidence.rows < config.min_rows:
         return
@@ -158,7 +158,8 @@ def _of_weights(evidence: Evidence, config: GateConfig, slots: list[SlotWeights]
     limit = lasting(config, rows=evidence.rows).half_width(evidence.rows, level)
     for slot in slots:
         enough = slot.effective_sample_size >= config.veto_ess
-        wrong = enough and _departs(slot.mean, slot.mean_z, slot.largest, evidence.rows, limit, level)
+        largest = max(slot.largest, evidence.reach[slot.slot] if evidence.reach else 0.0)
+        wrong = enough and _departs(slot.mean, slot.mean_z, largest, evidence.rows, limit, level)
         yield Check(
             f"mean weight, slot {slot.slot}, standard errors from 1",
             slot.mean_z,

@@ -1,9 +1,7 @@
-"""`ope gate-coverage`: how often the gate promotes what is not better, and what is."""
+"""`ope coverage --gate`: how often the gate promotes what is not better, and what is."""
 
 import json
-from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -16,12 +14,8 @@ __all__ = ["gate_coverage"]
 _KNOWN_BAD = "known bad"
 
 
-def gate_coverage(
-    seeds: Annotated[int, typer.Option(min=1, help="Simulated contests for each scenario.")] = 400,
-    first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first contest.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> int:
-    """Simulates contests of 30 daily looks: at most 5 % false promotions, 80 % of gains of 3.5 standard errors found; else exit code 1."""
+def gate_coverage(*, seeds: int, first_seed: int, as_json: bool) -> int:
+    """Simulates `seeds` contests of 30 daily looks for each scenario, and tells what was promoted; 1 if that is not what is asked."""
     console = Console(stderr=True)
     outcomes = [simulate(name, seeds=seeds, first_seed=first_seed) for name in track(SCENARIOS, console=console, transient=True)]
     if as_json:

@@ -22,6 +22,10 @@ from ope.paired import Comparison, paired
 __all__ = ["Compared", "both", "broken_guardrails", "compare_all", "gate", "gate_family", "refusal"]
 
 
+# Weights that are short of 1 by so many standard errors do not contradict: sound ones are once in 44 times, and then a look is lost.
+_SHORT_Z = 2.0
+
+
 @dataclasses.dataclass(frozen=True)
 class Compared:
     """Every comparison of one look."""
@@ -50,7 +54,7 @@ def gate(evidence: Evidence, config: GateConfig, *, level: float | None = None) 
     if decision == "veto":
         return dataclasses.replace(verdict, decision=decision, reasons=reasons)
     compared = compare_all(evidence, config, level)
-    if harmful := _harm(compared, config):
+    if harmful := _harm(evidence, compared, config):
         return dataclasses.replace(verdict, decision="veto", reasons=harmful, guardrails=compared.guardrails)
     if decision is None:
         decision, reasons = _weigh(evidence, config, compared, margin)
@@ -90,7 +94,7 @@ def both(offline: Verdict, online: Verdict) -> Verdict:
 def refusal(contest: Contest, config: GateConfig, *, reason: str, now_us: int) -> Verdict:
     """The veto of a challenger that cannot be judged at all, say because its snapshot is damaged."""
     setting, counts = Setting(complete=True, now_us=now_us), (0,) * (len(WEIGHT_EDGES) + 1)
-    nothing = Evidence(contest, {}, {}, None, 0, 0, 0, {}, 0, (0.0, 0.0), 0.0, 0.0, counts, (), (), 0, 0, (), (), setting)
+    nothing = Evidence(contest, {}, {}, None, 0, 0, 0, {}, 0, (0.0, 0.0), 0.0, 0.0, counts, (), (), (), 0, 0, (), (), setting)
     return dataclasses.replace(_blank(nothing, config, [], margin=0.0, level=config.level), decision="veto", reasons=(reason,))
 
 
@@ -127,11 +131,17 @@ def broken_guardrails(guardrails: Mapping[str, Comparison], config: GateConfig) 
     return tuple(broken)
 
 
-def _harm(compared: Compared, config: GateConfig) -> tuple[str, ...]:
-    """Guardrails that are broken, and estimators that contradict each other; one with few effective rows contradicts nothing."""
+def _harm(evidence: Evidence, compared: Compared, config: GateConfig) -> tuple[str, ...]:
+    """Guardrails that are broken, and estimators that contradict each other.
+
+    One with few effective rows contradicts nothing; nor does one whose weights fall short of 1 for both or either policy, because rare
+    large ones are still to come: it is too low, and its error does not know.
+    """
     (first, decides), (second, other) = _first_two(compared)
     apart = decides.lower > other.upper or decides.upper < other.lower
-    if not apart or other.effective_sample_size < config.veto_ess:
+    weights = [slot for policy in (0, 1) for slot in slot_weights(evidence.moments[second], policy)]
+    short = any(slot.mean_z < -_SHORT_Z for slot in weights)
+    if not apart or short or other.effective_sample_size < config.veto_ess:
         return broken_guardrails(compared.guardrails, config)
     return (
         *broken_guardrails(compared.guardrails, config),

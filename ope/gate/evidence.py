@@ -74,6 +74,8 @@ class JudgedRows:
     # bool[n] by name: rows that the champion's snapshot logged, and those of them whose propensity it does not give again.
     replayed: npt.NDArray[np.bool_] | None = None
     misreplayed: npt.NDArray[np.bool_] | None = None
+    # Largest weight that a row could have had, by slot: 1 / the smallest logged probability of a prefix, f64[L]. None = not known.
+    reach: Floats | None = None
     # Segment of each row by feature, str[n].
     segments: Mapping[str, npt.NDArray[np.str_]] = dataclasses.field(default_factory=dict)
 
@@ -140,6 +142,8 @@ class Evidence:
     weight_counts: tuple[int, ...]
     # Share of all weight that the top 0.1 % of the rows have, by slot.
     top_share: tuple[float, ...]
+    # Largest weight that a row could have had, by slot; empty where it is not known.
+    reach: tuple[float, ...]
     versions: tuple[VersionCheck, ...]
     # The champion's own rows, and those with another propensity than its snapshot gives.
     replayed: int
@@ -185,6 +189,7 @@ def evidence_of(contest: Contest, rows: JudgedRows, *, estimators: Sequence[str]
         novel=_share(rows.novel),
         weight_counts=_counts(rows.challenger[finite]),
         top_share=_top_share(rows.challenger[finite]),
+        reach=() if rows.reach is None else tuple(rows.reach.tolist()),
         versions=calibrations(rows.draws, rows.unit) if rows.draws is not None and n else (),
         replayed=_count(rows.replayed),
         misreplayed=_count(rows.misreplayed),

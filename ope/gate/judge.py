@@ -194,6 +194,7 @@ class Judge:
             draws=draws(rows, seen),
             replayed=mine,
             misreplayed=mine & self._differs(seen),
+            reach=_reach(seen),
             segments=segments(rows),
         )
 
@@ -280,6 +281,14 @@ class Judge:
 def _committed_until(revisions: pa.Table, until: Cursor) -> pa.Table:
     last = np.array([until.get(partition, 0) for partition in revisions["partition"].to_pylist()], np.int64)
     return revisions.filter(pa.array(revisions["commit_seq"].to_numpy() <= last))
+
+
+def _reach(seen: observed.Observed) -> Floats | None:
+    """The largest weight of a row in each slot, had its slate been sure under the target."""
+    if not seen.decision_id:
+        return None
+    logged = np.where(seen.present, seen.numerator / 2.0**31, 1.0)
+    return np.asarray((1 / np.cumprod(logged, axis=1)).max(axis=0), np.float64)
 
 
 def _digest_of(seen: observed.Observed) -> str:
