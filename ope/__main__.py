@@ -5,6 +5,7 @@ import sys
 import typer
 
 from bandits.errors import BanditsError
+from ope.commands_compare import compare
 from ope.commands_coverage import coverage_command
 from ope.commands_evaluate import evaluate
 from ope.commands_tune import tune
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 for command in (evaluate, gate, promote, rollback, report, rerun, tune, verdicts):
     app.command()(command)
+app.command("compare")(compare)
 app.command("coverage")(coverage_command)
 
 BAD_INPUT = 2

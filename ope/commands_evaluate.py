@@ -15,16 +15,18 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bandits.store import Store
-from ope import open_bandit, parquet_log
+from ope import dsjson_log, open_bandit, parquet_log
 from ope.errors import SourceError
 from ope.estimate import Estimate
 from ope.evaluate import evaluate as estimates_of
 from ope.evaluate import on_policy_mean
+from ope.interval_names import INTERVALS, interval_of
+from ope.intervals import Interval
 from ope.rows import Batch
 from ope.snapshot_rows import snapshot_batch
 from protos.task import load_task
 
-__all__ = ["evaluate"]
+__all__ = ["Format", "evaluate"]
 
 
 class Format(enum.StrEnum):
@@ -33,6 +35,9 @@ class Format(enum.StrEnum):
     PARQUET = "parquet"
     OBSERVATIONS = "observations"
     OPEN_BANDIT = "open-bandit"
+    CSV = "csv"
+    DELTA = "delta"
+    DSJSON = "dsjson"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,19 +50,20 @@ class Answer:
 
 
 def evaluate(
-    log: Annotated[Path, typer.Option("--log", help="The log: a Parquet file or folder, an observations table, or an Open Bandit folder.")],
+    log: Annotated[Path, typer.Option("--log", help="The log: a file, a folder of files, a Delta table, or an Open Bandit folder.")],
     format: Annotated[Format, typer.Option("--format", help="What kind of log it is.")] = Format.PARQUET,
-    reward: Annotated[str, typer.Option(help="Parquet: column of the reward (lists: a slate, one entry a slot).")] = "reward",
-    weight: Annotated[str | None, typer.Option(help="Parquet: column of the importance weight (of slates: the prefix weights).")] = None,
-    propensity: Annotated[str | None, typer.Option(help="Parquet: column of the logged propensity, in (0, 1].")] = None,
-    target_propensity: Annotated[
-        str | None, typer.Option(help="Parquet: column of the target policy's propensity of the logged action.")
-    ] = None,
-    q_logged: Annotated[str | None, typer.Option(help="Parquet: column of the reward model at the logged action.")] = None,
-    v_target: Annotated[str | None, typer.Option(help="Parquet: column of the reward model's mean under the target policy.")] = None,
-    unit: Annotated[str | None, typer.Option(help="Parquet: column of the randomised unit; errors are clustered by it.")] = None,
+    reward: Annotated[str, typer.Option(help="Columns: the reward (lists: a slate, one entry a slot).")] = "reward",
+    weight: Annotated[str | None, typer.Option(help="Columns: the importance weight (of slates: the prefix weights).")] = None,
+    propensity: Annotated[str | None, typer.Option(help="Columns: the logged propensity, in (0, 1].")] = None,
+    target_propensity: Annotated[str | None, typer.Option(help="Columns: the target policy's propensity of the logged action.")] = None,
+    q_logged: Annotated[str | None, typer.Option(help="Columns: the reward model at the logged action.")] = None,
+    v_target: Annotated[str | None, typer.Option(help="Columns: the reward model's mean under the target policy.")] = None,
+    unit: Annotated[str | None, typer.Option(help="Columns, dsjson: the randomised unit; errors are clustered by it.")] = None,
     target: Annotated[
-        str, typer.Option(help="Open Bandit: `uniform`, another log's folder, or a CSV of item_id, position, probability.")
+        str,
+        typer.Option(
+            help="Open Bandit: `uniform`, a log's folder, or a CSV of item_id, position, probability. dsjson: `uniform`, `baseline`, a CSV."
+        ),
     ] = "uniform",
     store: Annotated[Path | None, typer.Option(help="Observations: root of the policy store.")] = None,
     task_config: Annotated[Path | None, typer.Option(help="Observations: the task's YAML file.")] = None,
@@ -66,30 +72,32 @@ def evaluate(
     ] = None,
     metric: Annotated[str, typer.Option(help="Observations: `reward`, or the name of an outcome.")] = "reward",
     estimator: Annotated[list[str] | None, typer.Option(help="Estimator to use; repeatable. Without it, all that the log allows.")] = None,
+    interval: Annotated[str, typer.Option(help=f"Kind of interval: {', '.join(INTERVALS)}.")] = "student-t",
     level: Annotated[float, typer.Option(help="Probability that an interval misses, in (0, 0.5).")] = 0.05,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Estimates what a policy would have earned on logged decisions, with standard errors, intervals and reasons for doubt."""
-    names = tuple(estimator or ())
-    if format is Format.PARQUET:
-        mapping = parquet_log.ColumnMapping(reward, weight, propensity, target_propensity, q_logged, v_target, unit)
-        answer = _parquet(log, mapping, names, level)
-    elif format is Format.OPEN_BANDIT:
-        answer = _open_bandit(log, target, names, level)
+    names, kind = tuple(estimator or ()), interval_of(interval)
+    if format is Format.OPEN_BANDIT:
+        answer = _open_bandit(log, target, names, level, kind)
+    elif format is Format.OBSERVATIONS:
+        answer = _observations(log, store, task_config, snapshot, metric, names, level, kind)
+    elif format is Format.DSJSON:
+        batches = dsjson_log.read_batches(log, target=target, unit=unit)
+        answer = Answer(estimates_of(batches, names=names, level=level, interval=kind), {}, ())
     else:
-        answer = _observations(log, store, task_config, snapshot, metric, names, level)
+        mapping = parquet_log.ColumnMapping(reward, weight, propensity, target_propensity, q_logged, v_target, unit)
+        rows = parquet_log.count_rows(log, kind=format)
+        counted = _counted(parquet_log.read_batches(log, mapping, kind=format), rows=rows)
+        answer = Answer(estimates_of(counted, names=names, level=level, interval=kind), {}, ())
     _show(answer, as_json=as_json)
 
 
-def _parquet(log: Path, mapping: parquet_log.ColumnMapping, names: tuple[str, ...], level: float) -> Answer:
-    counted = _counted(parquet_log.read_batches(log, mapping), rows=parquet_log.count_rows(log))
-    return Answer(estimates_of(counted, names=names, level=level), {}, ())
-
-
-def _open_bandit(log: Path, target: str, names: tuple[str, ...], level: float) -> Answer:
+def _open_bandit(log: Path, target: str, names: tuple[str, ...], level: float, interval: Interval) -> Answer:
     rows = open_bandit.read_log(log)
     policy = open_bandit.target_probabilities(target, rows)
-    estimates = estimates_of(_counted(open_bandit.batches(rows, policy), rows=len(rows)), names=names, level=level)
+    counted = _counted(open_bandit.batches(rows, policy), rows=len(rows))
+    estimates = estimates_of(counted, names=names, level=level, interval=interval)
     notes = (
         (f"pairs of item and position that the target's log never shows, counted as never taken: {policy.unseen}",) if policy.unseen else ()
     )
@@ -105,7 +113,14 @@ def _own_mean(target: str, level: float) -> dict[str, Estimate]:
 
 
 def _observations(
-    log: Path, store: Path | None, task_config: Path | None, snapshot: str | None, metric: str, names: tuple[str, ...], level: float
+    log: Path,
+    store: Path | None,
+    task_config: Path | None,
+    snapshot: str | None,
+    metric: str,
+    names: tuple[str, ...],
+    level: float,
+    interval: Interval,
 ) -> Answer:
     for flag, value in (("--store", store), ("--task-config", task_config)):
         if value is None:
@@ -116,7 +131,7 @@ def _observations(
     task = load_task(task_config)
     batch, notes = snapshot_batch(Store(store, task.name), task, observations=log, digest=snapshot, metric=metric)
     on_policy = {"on-policy, this log": on_policy_mean([batch], level=level)}
-    return Answer(estimates_of([batch], names=names or ("rips", "sips"), level=level), on_policy, notes)
+    return Answer(estimates_of([batch], names=names or ("rips", "sips"), level=level, interval=interval), on_policy, notes)
 
 
 def _counted(batches: Iterator[Batch], *, rows: int) -> Iterator[Batch]:

@@ -4,9 +4,12 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 
+from ope.errors import RowsError
 from ope.estimate import Estimate
 from ope.estimators import CATALOG, FAMILIES, ON_POLICY, SLATE_ESTIMATORS, Estimator, estimator
 from ope.intervals import STUDENT_T, Interval
+from ope.moments import Moments
+from ope.paired import Comparison, paired
 from ope.panel import Panel
 from ope.rows import Batch, dealt
 
@@ -16,7 +19,7 @@ _CHOSEN_BY_REWARD = (
     "every row has a reward above 0: if rows were chosen by having one, this is no mean per decision; keep the others, with reward 0"
 )
 
-__all__ = ["applicable", "evaluate", "on_policy_mean"]
+__all__ = ["applicable", "compare", "evaluate", "on_policy_mean"]
 
 
 def applicable(batch: Batch) -> list[str]:
@@ -39,6 +42,25 @@ def evaluate(
     Raises RowsError for an unknown name, a missing array, a NaN, or no batch at all.
     """
     return _estimates(batches, chosen=[estimator(name) for name in names], level=level, interval=interval)
+
+
+def compare(
+    pairs: Iterable[tuple[Batch, Batch]], *, names: Sequence[str] = (), level: float = 0.05, interval: Interval = STUDENT_T
+) -> dict[str, Comparison]:
+    """Challenger and champion on the same rows, batch by batch, by every estimator named (or applicable to the first batch).
+
+    Raises RowsError as `evaluate` does, and where the two are not of the same rows.
+    """
+    chosen, moments, seen = [paired(estimator(name)) for name in names], list[Moments](), 0
+    for both in pairs:
+        challenger, champion = (dealt(batch, first=seen) if interval.ends is not None else batch for batch in both)
+        seen += len(challenger.reward)
+        chosen = chosen or [paired(estimator(name)) for name in applicable(challenger)]
+        part = [pair.moments(challenger, champion) for pair in chosen]
+        moments = [pair.merge(one, two) for pair, one, two in zip(chosen, moments, part, strict=True)] if moments else part
+    if not moments:
+        raise RowsError("rows: none were given; give a log with at least one row, and a weight or a reward model")
+    return {pair.name: pair.finish(total, level, interval) for pair, total in zip(chosen, moments, strict=True)}
 
 
 def on_policy_mean(batches: Iterable[Batch], *, level: float = 0.05) -> Estimate:

@@ -114,7 +114,7 @@ def squared_influence(moments: Moments, gradient: Floats) -> float:
 
     Exactly 0 where the gradients of two policies are opposite and their rows the same: each product is formed in the same order.
     """
-    by_policy = (moments.unit_total * gradient).sum(axis=2)
+    by_policy = np.einsum("upc,pc->up", moments.unit_total, gradient)
     named = float((by_policy.sum(axis=1) ** 2).sum())
     policies = range(len(gradient))
     spread = np.zeros(())

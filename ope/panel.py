@@ -90,7 +90,8 @@ class _Sums:
     def moments(self) -> list[Moments]:
         """Moments of each estimator."""
         order = np.argsort(self._unit)
-        return [self._moments_of(at, order) for at in range(len(self.layout))]
+        unit, total = self._unit[order], self._total[:, order]
+        return [self._moments_of(at, unit, total) for at in range(len(self.layout))]
 
     def _add_alone(self, values: Floats) -> None:
         """Chan, Golub and LeVeque (1979), on all columns at once."""
@@ -129,12 +130,12 @@ class _Sums:
             kept[1] = np.maximum(kept[1], shared[key][1])
             kept[2] += each.slot_value.sum(axis=0)
 
-    def _moments_of(self, at: int, order: npt.NDArray[np.intp]) -> Moments:
+    def _moments_of(self, at: int, unit: Keys, total: Floats) -> Moments:
         columns, _ = self.layout[at]
         square, largest, value = self._weights[at]
         return Moments(
-            self._unit[order],
-            np.ascontiguousarray(self._total[columns][:, order].T)[:, None],
+            unit,
+            np.ascontiguousarray(total[columns].T)[:, None],
             self._rows[0],
             self._rows[1],
             self._mean[columns][None],

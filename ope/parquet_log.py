@@ -1,4 +1,4 @@
-"""Logged data in Parquet files, by a mapping of columns, in batches."""
+"""Logged data in columns (Parquet, CSV, or a Delta table), by a mapping of columns, in batches."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -8,14 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.lib
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from ope.errors import SourceError
 from ope.observed import padded
 from ope.rows import Batch, Floats, Keys, prefix_weights, unit_keys
 from protos.config import nearest
 
-__all__ = ["ColumnMapping", "count_rows", "read_batches"]
+__all__ = ["KINDS", "ColumnMapping", "batches_of", "count_rows", "read_batches"]
 
+KINDS = ("parquet", "csv", "delta")
 _BATCH_ROWS = 1 << 17
 
 
@@ -41,9 +44,13 @@ class ColumnMapping:
         return {name: column for name, column in given.items() if column is not None}
 
 
-def read_batches(path: Path, mapping: ColumnMapping) -> Iterator[Batch]:
-    """The rows of a Parquet file, or of a folder of them. Raises SourceError for a file, column or value that does not fit."""
-    dataset = _dataset(path)
+def read_batches(path: Path, mapping: ColumnMapping, *, kind: str = "parquet") -> Iterator[Batch]:
+    """The rows of a file, a folder of files, or a table of one of KINDS. Raises SourceError for what does not fit."""
+    yield from batches_of(_dataset(path, kind), mapping)
+
+
+def batches_of(dataset: ds.Dataset, mapping: ColumnMapping) -> Iterator[Batch]:
+    """The rows of an Arrow dataset. Raises SourceError for a column or value that does not fit."""
     _check(mapping, dataset.schema)
     slates = _is_list(dataset.schema.field(mapping.reward))
     for record in dataset.to_batches(columns=list(dict.fromkeys(mapping.named().values())), batch_size=_BATCH_ROWS):
@@ -51,16 +58,18 @@ def read_batches(path: Path, mapping: ColumnMapping) -> Iterator[Batch]:
             yield _batch(pa.Table.from_batches([record]), mapping, slates=slates)
 
 
-def count_rows(path: Path) -> int:
+def count_rows(path: Path, *, kind: str = "parquet") -> int:
     """Rows of the file or folder, for a progress bar. Raises SourceError if it cannot be read."""
-    return int(_dataset(path).count_rows())
+    return int(_dataset(path, kind).count_rows())
 
 
-def _dataset(path: Path) -> ds.Dataset:
+def _dataset(path: Path, kind: str) -> ds.Dataset:
     try:
-        return ds.dataset(path, format="parquet")
-    except (OSError, pyarrow.lib.ArrowException) as error:
-        raise SourceError(f"{path}: cannot be read as Parquet ({error}); give a Parquet file or a folder of them") from error
+        return DeltaTable(str(path)).to_pyarrow_dataset() if kind == "delta" else ds.dataset(path, format=kind)
+    except (OSError, pyarrow.lib.ArrowException, DeltaError) as error:
+        name = {"parquet": "Parquet", "csv": "CSV", "delta": "a Delta table"}[kind]
+        reason = str(error).splitlines()[0]
+        raise SourceError(f"{path}: cannot be read as {name} ({reason}); give a file, a folder of files or a table of that kind") from error
 
 
 def _check(mapping: ColumnMapping, schema: pa.Schema) -> None:

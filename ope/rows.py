@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ope.errors import RowsError
 
-__all__ = ["Batch", "Floats", "Keys", "check", "dealt", "prefix_weights", "single_actions", "unit_keys"]
+__all__ = ["Batch", "Floats", "Keys", "as_logged", "check", "dealt", "prefix_weights", "single_actions", "unit_keys"]
 
 # Arrays of a batch beside the reward and the unit: those of one number a slot, and those of one number a row.
 _BY_SLOT = ("weight", "q_logged", "v_target", "marginal_weight")
@@ -48,6 +48,13 @@ class Batch(NamedTuple):
     mixture_weight: Floats | None = None
     # Of a continuous action, f64[n, 1] >= 0: see `ope.kernels`.
     kernel_weight: Floats | None = None
+
+
+def as_logged(batch: Batch) -> Batch:
+    """The same rows under the policy that logged them: every weight is 1, and the model says of it what it says of the action taken."""
+    weights = [name for name in (*_BY_SLOT, *_BY_ROW) if name.endswith("weight") and getattr(batch, name) is not None]
+    same = batch._replace(v_target=None if batch.v_target is None else batch.q_logged)
+    return same._replace(**{name: np.ones_like(getattr(batch, name)) for name in weights})
 
 
 def single_actions(

@@ -23,7 +23,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 def test_every_command_and_option_says_what_it_is() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    wanted = {"coverage", "evaluate", "gate", "promote", "report", "rerun", "rollback", "tune", "verdicts"}
+    wanted = {"compare", "coverage", "evaluate", "gate", "promote", "report", "rerun", "rollback", "tune", "verdicts"}
     assert set(commands) == wanted
     for command in commands.values():
         assert command.help and all(parameter.help for parameter in command.params if parameter.param_type_name == "option")
@@ -57,7 +57,7 @@ def test_evaluate_reads_parquet_by_a_mapping_of_columns(capsys: pytest.CaptureFi
         ([*OPEN_BANDIT, "--estimator", "drr"], "estimator 'drr' is unknown; known: ips"),
         ([*OPEN_BANDIT, "--target", "nowhere"], "nowhere: cannot be read"),
         (["evaluate", "--format", "observations", "--log", "x"], "--store: not given"),
-        (["evaluate", "--format", "csv", "--log", "x"], "--format"),
+        (["evaluate", "--format", "xml", "--log", "x"], "--format"),
         (["report", "absent.json"], "absent.json: no verdict can be read there"),
         (["promote", "0" * 64, "--task", "digits", "--store", "absent"], "not in the store"),
         (["rollback", "--task", "digits", "--store", "absent", "--reason", " "], "--reason: is empty"),
