@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export PYTHONPATH :=
 export VIRTUAL_ENV :=
 
-.PHONY: help setup demo drill test test-slow check format bench proto clean
+.PHONY: help setup demo drill test test-slow fuzz check format bench proto clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,17 +21,24 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# BROKER=kafka: Apache Kafka is started beside the demo (Java 17, Maven), and events go through it.
+DEMO_BROKER := $(if $(filter kafka,$(BROKER)),$(BIN)/python tests/kafka/broker.py --run)
+
 demo: $(STAMP)  ## the whole loop on real data, at most two minutes
-	$(BIN)/serving demo --task $(TASK)
+	$(DEMO_BROKER) $(BIN)/serving demo --task $(TASK)
 
 drill: $(STAMP)  ## plant bad and good challengers in a running loop, and see the gate stop, promote and undo them
 	$(BIN)/serving drill
 
-test: $(STAMP)  ## the test suite
-	$(BIN)/python -m pytest -m 'not slow'
+test: $(STAMP)  ## the test suite, in two processes
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadgroup
 
 test-slow: $(STAMP)  ## the longer runs that `make test` leaves out
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(STAMP)  ## coverage-guided fuzzing of requests, manifests and log records, a minute each (installs atheris into .bench/fuzz)
+	test -d .bench/fuzz || $(BIN)/python -m pip install --quiet --target .bench/fuzz --no-deps atheris
+	@set -e; for target in requests manifests records; do PYTHONPATH=.:.bench/fuzz $(BIN)/python tests/fuzz/coverage_guided.py $$target -max_total_time=60; done
 
 check: $(STAMP)  ## format, lint, types
 	$(BIN)/ruff format --check .

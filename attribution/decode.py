@@ -13,11 +13,13 @@ import pyarrow.compute as pc
 from attribution.envelope import unpacked
 from attribution.events import DAMAGE, EVENT_COLUMNS, UNDECODABLE, Raw, Raws
 from attribution.wire import KINDS, key_columns, lists_of
+from protos import events_pb2
 from protos.task import DEFAULT_TENANT
 
 __all__ = ["decode"]
 
 _DECISION_ID_BYTES = 16
+_FIELDS = {kind: {field.name for field in getattr(events_pb2, kind.capitalize()).DESCRIPTOR.fields} for kind in KINDS}
 _ID_COLUMNS = ("tenant", "task", "unit_id", "decision_id", "event_time_us", "event_id", "name", "value", "slot", "action", "producer")
 
 
@@ -47,7 +49,7 @@ def _fields(batch: pa.RecordBatch) -> pl.DataFrame:
     found = pl.DataFrame([pl.Series(kind, batch[kind]) for kind in KINDS] + [pl.Series("logged_us", batch["append_time_us"])])
     kind = pl.coalesce(pl.when(pl.col(kind).is_not_null()).then(pl.lit(kind)) for kind in KINDS)
     final = pl.col("heartbeat").struct.field("final")
-    fields = {name: pl.coalesce(_having(found, name)) for name in _ID_COLUMNS}
+    fields = {name: pl.coalesce(_having(name)) for name in _ID_COLUMNS}
     # The time of a final heartbeat says nothing: nothing follows.
     fields["event_time_us"] = pl.when(final.fill_null(False)).then(None).otherwise(fields["event_time_us"])
     of_heartbeat = {name: pl.col("heartbeat").struct.field(name) for name in ("source", "final")}
@@ -55,9 +57,9 @@ def _fields(batch: pa.RecordBatch) -> pl.DataFrame:
     return found.select("logged_us", kind=kind, **fields, **beats).with_columns(_seen(batch))
 
 
-def _having(found: pl.DataFrame, name: str) -> list[pl.Expr]:
-    kinds = [kind for kind in KINDS if name in {field.name for field in found.schema[kind].fields}]  # type: ignore[attr-defined]
-    return [pl.col(kind).struct.field(name) for kind in kinds]
+def _having(name: str) -> list[pl.Expr]:
+    """The field in each kind that has it."""
+    return [pl.col(kind).struct.field(name) for kind, fields in _FIELDS.items() if name in fields]
 
 
 def _seen(batch: pa.RecordBatch) -> list[pl.Series]:

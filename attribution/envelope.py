@@ -18,6 +18,7 @@ __all__ = ["BATCH_SCHEMA", "pack", "unpacked"]
 BATCH_SCHEMA = pa.schema([pa.field("payload", pa.binary(), nullable=False)])
 T = TypeVar("T")
 _REGISTRY, _ARROW = b"\x00", b"\xff\xff\xff\xff"
+_FIRST = frozenset((_REGISTRY, _ARROW[:1]))
 _SCHEMA_ID_BYTES = 5
 # More indexes than a message can be deep in a file are no header.
 _MOST_INDEXES = 32
@@ -34,7 +35,7 @@ def pack(payloads: Sequence[bytes]) -> bytes:
 
 def unpacked(records: Raws) -> Raws:
     """The records with one event each. What can't be taken apart stays as it is, and will be found undecodable."""
-    wrapped = [row for row, payload in enumerate(records.payloads) if payload[:1] in (_REGISTRY, b"\xff")]
+    wrapped = [row for row, payload in enumerate(records.payloads) if payload[:1] in _FIRST]
     if not wrapped:
         return records
     inner = {row: _events(records.payloads[row]) for row in wrapped}

@@ -70,8 +70,9 @@ def estimate_of(
     def statistic(resampled: Floats) -> Floats:
         return values_and_gradients(resampled[:, policy], slots=slots)[0]
 
-    found = _with_error(moments, float(value), gradient, level, interval, _weights(moments, policy), statistic)
-    return dataclasses.replace(found, reasons=_doubts(moments, policy) + doubts, assumption=assumption, choice=choice)
+    weights = _weights(moments, policy)
+    found = _with_error(moments, float(value), gradient, level, interval, weights, statistic)
+    return dataclasses.replace(found, reasons=_doubts(moments, weights) + doubts, assumption=assumption, choice=choice)
 
 
 def difference_of(moments: Moments, *, level: float, interval: Interval) -> Estimate:
@@ -85,7 +86,9 @@ def difference_of(moments: Moments, *, level: float, interval: Interval) -> Esti
 
     gradient = np.stack([gradients[0], -gradients[1]])
     found = _with_error(moments, float(values[0] - values[1]), gradient, level, interval, _weights(moments, 0), statistic)
-    doubts = tuple(f"{name}: {doubt}" for p, name in enumerate(("challenger", "champion")) for doubt in _doubts(moments, p))
+    doubts = tuple(
+        f"{name}: {doubt}" for p, name in enumerate(("challenger", "champion")) for doubt in _doubts(moments, _weights(moments, p))
+    )
     return dataclasses.replace(found, reasons=doubts)
 
 
@@ -112,7 +115,7 @@ def values_and_gradients(total: Floats, *, slots: int) -> tuple[Floats, Floats]:
 def _totals(moments: Moments, policy: int) -> Floats:
     """Totals of the policy, f64[C]; NaN where every weight is 0, for then the log has no evidence of it."""
     total: Floats = totals(moments)[policy]
-    weightless = _weights(moments, policy) is not None and not moments.weight_square[policy].any()
+    weightless = moments.weight_square.shape[1] > 0 and not moments.weight_square[policy].any()
     return np.full_like(total, math.nan) if weightless or units(moments) == 0 else total
 
 
@@ -173,8 +176,8 @@ def _weights(moments: Moments, policy: int) -> SlotWeights | None:
     return min(deciding, key=lambda slot: (slot.effective_sample_size, slot.slot)) if deciding else None
 
 
-def _doubts(moments: Moments, policy: int) -> tuple[str, ...]:
-    rows, weights = int(moments.unit_rows + moments.alone_rows), _weights(moments, policy)
+def _doubts(moments: Moments, weights: SlotWeights | None) -> tuple[str, ...]:
+    rows = int(moments.unit_rows + moments.alone_rows)
     if rows == 0:
         return ("no rows: nothing was observed",)
     doubts = ["all rows are of one unit: the error cannot be known"] if units(moments) == 1 else []

@@ -70,7 +70,8 @@ class _Sums:
         # Columns of each estimator (numerator, denominator, deviations, normalised) among the distinct ones, and its slots.
         self.layout = layout
         self._unit: Keys = np.zeros(0, np.uint64)
-        self._total: Floats = np.zeros((0, columns))
+        # Column by column, f64[columns, units]: a column of one batch is added up in one sweep.
+        self._total: Floats = np.zeros((columns, 0))
         # Rows of named units, and rows that are their own.
         self._rows = np.zeros(2, np.int64)
         self._mean: Floats = np.zeros(columns)
@@ -103,19 +104,19 @@ class _Sums:
 
     def _add_units(self, columns: Sequence[Callable[[], Floats]], unit: Keys) -> None:
         coded = pa.array(unit).dictionary_encode()
-        place, keys = coded.indices.to_numpy(), coded.dictionary
-        rows = self._places(keys)
+        place = self._places(coded.dictionary)[coded.indices.to_numpy()]
         for at, column in enumerate(columns):
-            self._total[rows, at] += np.bincount(place, weights=column(), minlength=len(keys))
+            self._total[at] += np.bincount(place, weights=column(), minlength=len(self._unit))
         self._rows[0] += len(unit)
 
     def _places(self, keys: pa.Array) -> npt.NDArray[np.int64]:
         """Where the units stand in the table; new ones are put at its end."""
         found = pc.index_in(keys, value_set=pa.array(self._unit)).fill_null(-1).to_numpy().astype(np.int64)
         new = found < 0
-        found[new] = len(self._unit) + np.arange(int(new.sum()))
+        count = int(new.sum())
+        found[new] = len(self._unit) + np.arange(count)
         self._unit = np.concatenate([self._unit, keys.to_numpy()[new]])
-        self._total = np.concatenate([self._total, np.zeros((int(new.sum()), self._total.shape[1]))])
+        self._total = np.concatenate([self._total, np.zeros((len(self._total), count))], axis=1)
         return found
 
     def _add_weights(self, terms: Sequence[Terms]) -> None:
@@ -133,7 +134,7 @@ class _Sums:
         square, largest, value = self._weights[at]
         return Moments(
             self._unit[order],
-            self._total[order][:, columns][:, None],
+            np.ascontiguousarray(self._total[columns][:, order].T)[:, None],
             self._rows[0],
             self._rows[1],
             self._mean[columns][None],

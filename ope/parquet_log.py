@@ -16,7 +16,7 @@ from protos.config import nearest
 
 __all__ = ["ColumnMapping", "count_rows", "read_batches"]
 
-_BATCH_ROWS = 1 << 16
+_BATCH_ROWS = 1 << 17
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +99,11 @@ def _weights(rows: pa.Table, mapping: ColumnMapping, *, slates: bool) -> Floats:
     assert mapping.propensity is not None and mapping.target_propensity is not None
     logged, target = (_numbers(rows, column, slates=slates) for column in (mapping.propensity, mapping.target_propensity))
     present = padded(rows[mapping.propensity])[1] if slates else np.ones(logged.shape, bool)
+    for column, propensity in ((mapping.propensity, logged), (mapping.target_propensity, target)):
+        # The negation finds NaN too, which is neither above nor below anything.
+        if (wrong := np.argwhere(present & ~((propensity >= 0) & (propensity <= 1)))).size:
+            row, slot = wrong[0]
+            raise SourceError(f"column {column!r}: {propensity[row, slot]} in row {row} is no propensity; they lie in [0, 1]: mend the row")
     return prefix_weights(target=target, logged=logged, present=present)
 
 

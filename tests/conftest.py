@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import jax
 import pytest
 
@@ -12,10 +13,21 @@ import bandits  # noqa: F401 (its settings of JAX come before the first computat
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# The same examples in every run, and no clock: a busy machine fails nothing.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("suite")
+
 # Every compiled program maps memory of its own, and Linux gives a process 65,530 mappings (vm.max_map_count): beyond them the compiler
 # crashes. A suite compiles some ten thousand programs; a server or a learner has a few dozen.
 _MAPPINGS = Path("/proc/self/maps")
 _MOST_MAPPINGS = 20_000
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the suite, a file stays in one (its tests share programs), and so do the tests of the real broker."""
+    for item in items:
+        on_kafka = "kafka" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("kafka" if on_kafka else item.path.name))
 
 
 @pytest.fixture(autouse=True, scope="module")

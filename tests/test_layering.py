@@ -17,7 +17,7 @@ MAY_IMPORT = {
 # Libraries that touch the world or belong to one room, and the rooms that may use them.
 ONLY_IN = {
     "grpc": {"serving", "protos"},
-    "confluent_kafka": {"attribution"},
+    "confluent_kafka": {"attribution", "serving"},
     "deltalake": {"attribution", "protos"},
     "jax": {"bandits", "serving"},
     "sklearn": {"ope", "serving"},
@@ -35,6 +35,10 @@ PURE = (
     "protos/framing.py",
     "serving/engine.py",
     "serving/validate.py",
+    "serving/decide.py",
+    "serving/record.py",
+    "serving/explain.py",
+    "serving/wire.py",
     "attribution/join.py",
     "ope/estimators.py",
     "ope/gate/checks.py",

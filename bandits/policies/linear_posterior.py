@@ -167,16 +167,18 @@ def posterior(design: Design, state: LinearState, *, prior_scale: float, cold: b
     standard = standard_of(design, pooled)
     sums = _standardised(design, state, standard, centre)
     spread = jnp.maximum(state.square - rows * centre**2, 0.0)
-    fits = [_fitted(design, sums, rows=rows, spread=spread, prior_scale=prior_scale * share) for share in PRIOR_SHARES]
-    odds = jnp.stack([fits[0].evidence + _STRONG, *(fit.evidence for fit in fits[1:])])
+    # One after the other: three factorisations side by side within a loop of loops can lock the CPU's thread pool (seen with jaxlib 0.10).
+    fits = jax.lax.map(
+        lambda share: _fitted(design, sums, rows=rows, spread=spread, prior_scale=prior_scale * share), jnp.asarray(PRIOR_SHARES)
+    )
     # Of rewards that are all equal, up to rounding, no prior can be likelier.
-    likeliest = jnp.where(spread > _ALIKE * state.square, jnp.argmax(odds), 0)
-    fit = jax.tree.map(lambda *leaves: jnp.stack(leaves)[likeliest], *fits)
+    likeliest = jnp.where(spread > _ALIKE * state.square, jnp.argmax(fits.evidence.at[0].add(_STRONG)), 0)
+    fit = jax.tree.map(lambda leaf: leaf[likeliest], fits)
     noise = jnp.sqrt(_noise_variance(rows, spread, fit.left))
     return LinearParams(standard, centre, fit.weights, fit.inverse * noise, fit.bridge, fit.beta, fit.common_inverse * noise)
 
 
-def _fitted(design: Design, sums: _Sums, *, rows: jax.Array, spread: jax.Array, prior_scale: float) -> _Fit:
+def _fitted(design: Design, sums: _Sums, *, rows: jax.Array, spread: jax.Array, prior_scale: jax.Array) -> _Fit:
     own_prior, common_prior = _precision(design, prior_scale)
     inverse = _inverse_root(sums.own + jnp.diag(own_prior)[None])
     bridge, alone = _covariance_times(inverse, sums.cross), _covariance_times(inverse, sums.own_moment[:, :, None])[:, :, 0]
@@ -232,7 +234,7 @@ def _standardised(design: Design, state: LinearState, standard: Standard, centre
     )
 
 
-def _precision(design: Design, prior_scale: float) -> tuple[jax.Array, jax.Array]:
+def _precision(design: Design, prior_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Diagonals of Lambda of the own and of the common columns: 1 for the intercept; each other column has its share of SIGNAL^2."""
     linear = max(design.own - 1 + design.common, 1) / SIGNAL**2
     each = jnp.full(design.own + design.common, linear, jnp.float64).at[design.pair_columns].divide(_OF_PRODUCTS**2).at[0].set(1.0)

@@ -33,10 +33,14 @@ def demo(
     decisions: Annotated[int, typer.Option(min=1_000, help="Traffic ends after this many decisions, if they come sooner.")] = 100_000,
     rate: Annotated[float, typer.Option(min=1.0, help="Decisions a second that the callers aim at.")] = 1_200.0,
     seed: Annotated[int, typer.Option(min=0, help="Key of the visitors' choices.")] = 1,
+    bootstrap: Annotated[
+        str, typer.Option("--bootstrap", help="Kafka, host:port, between server and joiner; without it the joiner reads the server's logs.")
+    ] = "",
 ) -> None:
     """Run the whole loop on real data: server, joiner, learner and gate as processes, driven through gRPC."""
     load = Load(rate=rate, batch=32, batch_workers=1, late_s=4.0)
-    figures = run_demo(Plan(folder=folder, tasks=tasks, seconds=seconds, decisions=decisions, load=load, seed=seed, task=task))
+    plan = Plan(folder=folder, tasks=tasks, seconds=seconds, decisions=decisions, load=load, seed=seed, task=task, bootstrap=bootstrap)
+    figures = run_demo(plan)
     if figures["replay_draws"] < 1.0 or figures["replay_propensities"] < 1.0:
         print("error: the log does not replay; look at `serving replay`", file=sys.stderr)
         raise typer.Exit(1)

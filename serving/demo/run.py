@@ -52,6 +52,8 @@ class Plan(NamedTuple):
     load: Load
     seed: int
     task: str = "digits"
+    #: Kafka between server and joiner; empty = the joiner reads the server's own logs.
+    bootstrap: str = ""
 
     @property
     def store(self) -> Path:
@@ -126,16 +128,26 @@ def _start(plan: Plan, parts: Parts, world: World) -> Traffic:
     """Starts server, joiner, learner and gate, each by its own command, and traffic once the server is ready."""
     address_file = plan.folder / "address"
     serve = ("--tasks", str(plan.served), "--store", str(plan.store), "--logs", str(plan.logs), "--address", "127.0.0.1:0")
-    parts.start("server", "serving", "serve", *serve, "--address-file", str(address_file), "--final-heartbeat")
+    ship, source = _transport(plan, parts)
+    parts.start("server", "serving", "serve", *serve, "--address-file", str(address_file), "--final-heartbeat", *ship)
     address = parts.await_file(address_file, timeout_s=_READY_S)
-    run = ("--source", "embedded", "--logs", str(plan.logs), "--out", str(plan.attribution), "--tasks", str(plan.served))
-    parts.start("joiner", "attribution", "run", *run, "--until-final")
+    run = ("--out", str(plan.attribution), "--tasks", str(plan.served))
+    parts.start("joiner", "attribution", "run", *source, *run, "--until-final")
     common = ("--store", str(plan.store), "--observations", str(plan.observations), "--task-config", str(plan.config))
     parts.start("learner", "bandits", "learn", *common)
     parts.start("gate", "ope", "gate", "--watch", *common)
     traffic = Traffic(lambda: PolicyClient(address), world, plan.load, seed=plan.seed)
     traffic.start()
     return traffic
+
+
+def _transport(plan: Plan, parts: Parts) -> tuple[Sequence[str], Sequence[str]]:
+    """Options of server and joiner: how events get from one to the other. With a broker, its topics are made first."""
+    if not plan.bootstrap:
+        return (), ("--source", "embedded", "--logs", str(plan.logs))
+    parts.start("topics", "attribution", "topics", "--bootstrap", plan.bootstrap, "--partitions", "2", "--replicas", "1")
+    parts.await_end("topics", timeout_s=_READY_S)
+    return ("--set", f"bootstrap={plan.bootstrap}"), ("--source", "kafka", "--bootstrap", plan.bootstrap)
 
 
 def _drive(plan: Plan, parts: Parts, traffic: Traffic, *, title: str) -> float:

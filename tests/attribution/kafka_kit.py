@@ -30,6 +30,8 @@ class Wire:
         admin = AdminClient({"bootstrap.servers": bootstrap})
         for future in admin.create_topics(new).values():
             future.result(30)
+        while not all(self.prefix + topic in admin.list_topics(timeout=30).topics for topic in TOPICS):
+            pass
 
     @functools.cached_property
     def producer(self) -> Producer:

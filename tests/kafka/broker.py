@@ -1,6 +1,7 @@
 """Apache Kafka on localhost, from its Maven artifacts: one KRaft node, or three. Touches network, disk and processes.
 
     python tests/kafka/broker.py [--nodes 3] [--data FOLDER]     prints the bootstrap address, runs until SIGTERM or SIGINT
+    python tests/kafka/broker.py --run COMMAND ...               runs a command beside it, with `--bootstrap ADDRESS` behind it
 
 The jars are fetched once into `.kafka/lib` (ignored by git). Needs Java 17 and, for the first time, Maven.
 """
@@ -132,7 +133,11 @@ def fetch_jars() -> None:
     fresh = Path(tempfile.mkdtemp(dir=JARS.parent))
     command = ["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies", "-DincludeScope=runtime"]
     subprocess.run([*command, f"-DoutputDirectory={fresh}"], check=True, cwd=fresh)
-    fresh.rename(JARS)
+    try:
+        fresh.rename(JARS)
+    except OSError:
+        # Another process was faster.
+        shutil.rmtree(fresh)
 
 
 def _properties(node: int, ports: Sequence[Ports], folder: Path) -> list[str]:
@@ -183,6 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--data", type=Path, default=None, help="an empty folder for the data; default: one that is deleted at the end")
+    parser.add_argument("--run", nargs=argparse.REMAINDER, help="a command to run beside it, with `--bootstrap ADDRESS` behind it")
     arguments = parser.parse_args()
     if reason := missing():
         sys.exit(f"error: {reason}")
@@ -192,6 +198,8 @@ def main() -> None:
     if arguments.data is not None:
         arguments.data.mkdir(parents=True, exist_ok=True)
     with running(nodes=arguments.nodes, folder=arguments.data) as cluster:
+        if arguments.run:
+            sys.exit(subprocess.run([*arguments.run, "--bootstrap", cluster.bootstrap], check=False).returncode)
         print(cluster.bootstrap, flush=True)
         stop.wait()
 

@@ -179,6 +179,29 @@ def test_a_message_beyond_the_limit_is_refused(caller: PolicyClient, shop: TaskP
         caller.send_select(select_request(shop, unit_id="x" * (1 << 17)))
 
 
+def test_what_unpacks_beyond_the_limit_is_refused(channel: grpc.Channel) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/slateloop.v1.PolicyService/Select")(bytes(4 << 20), timeout=20, compression=grpc.Compression.Gzip)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_metadata_beyond_the_limit_is_refused(channel: grpc.Channel) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/slateloop.v1.PolicyService/Select")(b"", timeout=20, metadata=[("x-large", "x" * 20_000)])
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_log_that_is_closed_is_unavailable_and_nothing_else_is(server: Server, caller: PolicyClient, shop: TaskPolicy) -> None:
+    guard = server._guards["decisions"]
+    guard.reason, guard._next_s = "log: full", float("inf")
+    try:
+        with pytest.raises(errors.Unavailable, match="log: full"):
+            caller.send_select(select_request(shop))
+        assert caller.policy("shop").policy == "uniform"
+    finally:
+        guard.reason, guard._next_s = "", 0.0
+
+
 def test_reflection_is_off(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         list(channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")(iter([b""]), timeout=5))

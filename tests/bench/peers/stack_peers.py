@@ -17,6 +17,12 @@ from pathlib import Path
 
 import vowpalwabbit
 
+try:
+    from litserve import LitAPI
+except ImportError:
+    # Another peer's turn, in an environment without this one.
+    LitAPI = object
+
 HERE = Path(__file__).resolve()
 
 
@@ -74,20 +80,25 @@ def fastapi() -> None:
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)
 
 
+class LitServeApi(LitAPI):
+    """Stands in the module, since LitServe's worker is another process that imports it."""
+
+    def setup(self, device: str) -> None:
+        """Called once in the worker."""
+        self.model = SquareCB()
+
+    def predict(self, request: dict) -> dict:
+        """Called for every request."""
+        return self.model.decide(request["context"], request["candidates"])
+
+
 def litserve() -> None:
     """LitServe with one worker."""
     import litserve
 
-    class Api(litserve.LitAPI):
-        def setup(self, device: str) -> None:
-            self.model = SquareCB()
-
-        def predict(self, request: dict) -> dict:
-            return self.model.decide(request["context"], request["candidates"])
-
     port = free_port()
     ready(port, "litserve")
-    litserve.LitServer(Api(), accelerator="cpu", workers_per_device=1).run(
+    litserve.LitServer(LitServeApi(), accelerator="cpu", workers_per_device=1).run(
         host="127.0.0.1", port=port, log_level="error", generate_client_file=False
     )
 

@@ -41,10 +41,10 @@ def installed(packages: tuple[str, ...], *, folder: Path) -> tuple[Path, dict[st
 class Worker:
     """One peer's process. A context manager."""
 
-    def __init__(self, python: Path, peer: str) -> None:
+    def __init__(self, python: Path, peer: str, *, script: str = "policy_peers.py") -> None:
         self.peer = peer
         environment = {**os.environ, **_ONE_THREAD}
-        command = [str(python), str(HERE / "policy_peers.py")]
+        command = [str(python), str(HERE / script)]
         # What libraries print to stderr is no answer.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
