@@ -19,11 +19,15 @@ def gate_coverage(*, seeds: int, first_seed: int, as_json: bool) -> int:
     console = Console(stderr=True)
     outcomes = [simulate(name, seeds=seeds, first_seed=first_seed) for name in track(SCENARIOS, console=console, transient=True)]
     if as_json:
-        print(json.dumps([{**outcome._asdict(), "kept": outcome.kept, "looks": DAYS} for outcome in outcomes], indent=2))
+        print(
+            json.dumps(
+                [{**outcome._asdict(), "error": outcome.error, "kept": outcome.kept, "looks": DAYS} for outcome in outcomes], indent=2
+            )
+        )
     else:
         table = Table("scenario", "promoted", "asked for", "kept")
         for outcome in outcomes:
             asked = f"at {outcome.asks} {outcome.share:.0%}"
-            table.add_row(outcome.scenario, f"{outcome.promoted:.1%}", asked, "yes" if outcome.kept else "NO")
+            table.add_row(outcome.scenario, f"{outcome.promoted:.1%} ± {outcome.error:.1%}", asked, "yes" if outcome.kept else "NO")
         Console().print(table)
     return 0 if all(outcome.kept != outcome.scenario.startswith(_KNOWN_BAD) for outcome in outcomes) else 1

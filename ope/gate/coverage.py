@@ -26,6 +26,8 @@ _CHALLENGER, _CHAMPION, _MEAN = 0.8, 0.5, 0.3
 _GAIN_IN_ERRORS = 3.5
 # A logger that learns takes no action less often than this.
 _FLOOR = 0.1
+# Standard errors that a simulated share may be beyond the asked one.
+_CHANCE = 3.0
 # Rewards of a unit's own level, standard deviation over units.
 _UNIT_SPREAD = 0.15
 _CONFIG = GateConfig(
@@ -65,9 +67,15 @@ class Outcome(NamedTuple):
     share: float
 
     @property
+    def error(self) -> float:
+        """Standard error of the share of so many contests, if the asked share were the true one."""
+        return math.sqrt(self.share * (1 - self.share) / self.seeds)
+
+    @property
     def kept(self) -> bool:
-        """Whether the asked share was kept."""
-        return self.promoted <= self.share if self.asks == "most" else self.promoted >= self.share
+        """Whether the asked share was kept, but for what chance explains: 3 standard errors, a false alarm in 700."""
+        beyond = self.promoted - self.share if self.asks == "most" else self.share - self.promoted
+        return beyond <= _CHANCE * self.error
 
 
 def simulate(name: str, *, seeds: int, first_seed: int = 0) -> Outcome:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import deltalake
 import pyarrow as pa
 
 from bandits.catalog import PolicySpec, build
@@ -20,6 +19,7 @@ from bandits.errors import UnknownSnapshot
 from bandits.snapshots import Draft
 from bandits.store import Store
 from protos.errors import ObservationsError
+from protos.observation_copy import write_copy
 from protos.observation_reader import latest_revisions
 from protos.task import load_task
 from serving.client import PolicyClient
@@ -96,7 +96,7 @@ class _Stage:
         halved = pa.array([[max(numerator // 2, 1) for numerator in slots] for slots in rows["slot_numerator"].to_pylist()])
         place = rows.schema.get_field_index("slot_numerator")
         copy = self._folder / "corrupted"
-        deltalake.write_deltalake(copy, rows.set_column(place, rows.schema.field(place), halved.cast(rows.schema.field(place).type)))
+        write_copy(copy, rows.set_column(place, rows.schema.field(place), halved.cast(rows.schema.field(place).type)))
         # Not among the parts of the loop: it ends with the exit code of a veto.
         once = Part("gate-once", ("ope", "gate", *self._gate_flags(copy), "--json"), self._folder)
         verdict = once.report(timeout_s=_ACT_S)
