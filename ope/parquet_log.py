@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.lib
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 
 from ope.errors import SourceError
 from ope.observed import padded
 from ope.rows import Batch, Floats, Keys, prefix_weights, unit_keys
 from protos.config import nearest
+from protos.delta_tables import delta_dataset
+from protos.errors import ObservationsError
 
 __all__ = ["KINDS", "ColumnMapping", "batches_of", "count_rows", "read_batches"]
 
@@ -65,8 +65,8 @@ def count_rows(path: Path, *, kind: str = "parquet") -> int:
 
 def _dataset(path: Path, kind: str) -> ds.Dataset:
     try:
-        return DeltaTable(str(path)).to_pyarrow_dataset() if kind == "delta" else ds.dataset(path, format=kind)
-    except (OSError, pyarrow.lib.ArrowException, DeltaError) as error:
+        return delta_dataset(path) if kind == "delta" else ds.dataset(path, format=kind)
+    except (OSError, pyarrow.lib.ArrowException, ObservationsError) as error:
         name = {"parquet": "Parquet", "csv": "CSV", "delta": "a Delta table"}[kind]
         reason = str(error).splitlines()[0]
         raise SourceError(f"{path}: cannot be read as {name} ({reason}); give a file, a folder of files or a table of that kind") from error
