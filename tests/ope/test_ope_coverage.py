@@ -21,11 +21,11 @@ def found(design: str, *, replications: int, names: tuple[str, ...] = ("snips", 
 
 @pytest.mark.parametrize("design", ["near", "retrained"])
 def test_the_paired_intervals_hold_and_the_model_alone_does_not(design: str) -> None:
-    # 100 logs: at a true coverage of 93.5 %, fewer than 85 hold with probability 1e-3 a line; the seed is fixed.
-    asked = found(design, replications=100, names=("snips", "dr", "dm"))
+    # 60 logs: at a true coverage of 93.5 %, fewer than 48 hold with probability 1e-3 a line at most; the seed is fixed.
+    asked = found(design, replications=60, names=("snips", "dr", "dm"))
     for name in ("snips", "dr"):
-        assert 0.85 <= asked["difference", name, "student-t"].coverage <= 1.0
-        assert asked["difference", name, "empirical likelihood"].coverage >= 0.85
+        assert 0.80 <= asked["difference", name, "student-t"].coverage <= 1.0
+        assert asked["difference", name, "empirical likelihood"].coverage >= 0.80
         assert asked["value", name, "student-t"].effective_sample_size >= 200
     assert asked["value", "dm", "student-t"].coverage < 0.6
 
