@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 import polars as pl  # noqa: E402
 from peers.dict_join import DictJoin  # noqa: E402
+from peers.figures import Figure, printed  # noqa: E402
 from peers.join_events import TASK, Sent, fill, generated  # noqa: E402
 from peers.workers import installed  # noqa: E402
 
@@ -41,21 +42,6 @@ PEERS = Path(__file__).resolve().parent / "peers"
 QUIX_PACKAGES = ("quixstreams", "protobuf==7.36.2", "numpy")
 MICRO_BATCH, ARROW_EVENTS = 50_000, 500
 _PAYLOAD = ("payload", "unit_id", "decision_id", "tenant", "task")
-
-
-class Figure(NamedTuple):
-    """One line of the benchmark."""
-
-    figure: str
-    value: float
-    unit: str
-    target: float | None
-    better: str
-    peer: str | None = None
-    peer_value: float | None = None
-    ratio: float | None = None
-    rounds: int = 1
-    note: str = ""
 
 
 class Costs(NamedTuple):
@@ -170,7 +156,7 @@ def main() -> None:
     if reason := broker.missing():
         sys.exit(f"attribution: not run: {reason}")
     for figure in figures(arguments):
-        print(json.dumps(figure._asdict()) if arguments.json else " | ".join(f"{value}" for value in figure), flush=True)
+        printed(figure, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ package serves a constrained one. A feasible oracle knows both outcomes' expecta
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from peers.figures import Figure, printed
 
 from bandits.catalog import PolicySpec
 from bandits.simulation.run import History, simulate
@@ -24,21 +24,6 @@ ALPHA, EVEN_ROUNDS = 0.05, 200
 VIOLATIONS_TARGET, REWARD_TARGET = 1 / 8, 0.98
 CONSTRAINED = {"baseline": {"action": 0}, "constraints": [{"outcome": SAFETY, "alpha": ALPHA}]}
 PLAIN = "linear_thompson (this library)"
-
-
-class Figure(NamedTuple):
-    """One line of the benchmark."""
-
-    figure: str
-    value: float
-    unit: str
-    target: float | None
-    better: str
-    peer: str | None
-    peer_value: float | None
-    ratio: float | None
-    rounds: int
-    note: str = ""
 
 
 class Came(NamedTuple):
@@ -98,11 +83,7 @@ def main() -> None:
     parser.add_argument("--learn-every", type=int, default=1, help="decisions between two updates")
     given = parser.parse_args()
     for figure in figures(given):
-        print(json.dumps(figure._asdict()) if given.json else _line(figure), flush=True)
-
-
-def _line(figure: Figure) -> str:
-    return f"{figure.figure}: {figure.value:.4g} {figure.unit} (target {figure.target}); {figure.peer}: {figure.peer_value} {figure.note}"
+        printed(figure, as_json=given.json)
 
 
 if __name__ == "__main__":

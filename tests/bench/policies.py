@@ -9,15 +9,15 @@ FOLDER holds segment.csv.gz, satimage.csv.gz and mushroom.csv.gz (UCI); without 
 
 import argparse
 import contextlib
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from peers import our_policies as ours
+from peers.figures import Figure, printed
 from peers.workers import Worker, installed
 
 from bandits.catalog import CATALOG, PolicySpec
@@ -35,21 +35,6 @@ SHUFFLES, LOG_SHUFFLES, SPEED_ROUNDS = 5, 20, 7
 # (name, rows a call, calls a round, target in us)
 DECISIONS = (("decide, batch of 256, us a decision", 256, 20, 10.0), ("decide alone, us a decision", 1, 300, 100.0))
 UPDATE_ROWS, UPDATE_TARGET_US = 10_000, 1.0
-
-
-class Figure(NamedTuple):
-    """One line of the benchmark."""
-
-    figure: str
-    value: float
-    unit: str
-    target: float | None
-    better: str
-    peer: str | None
-    peer_value: float | None
-    ratio: float | None
-    rounds: int
-    note: str = ""
 
 
 def against(figure: Figure, peers: Mapping[str, Sequence[Any]]) -> Iterator[Figure]:
@@ -168,7 +153,7 @@ def main() -> None:
         }
         for part in parts:
             for figure in kinds[part]():
-                print(json.dumps(figure._asdict()) if given.json else _line(figure), flush=True)
+                printed(figure, as_json=given.json)
 
 
 def _workers(stack: contextlib.ExitStack) -> dict[str, Worker]:
@@ -177,11 +162,6 @@ def _workers(stack: contextlib.ExitStack) -> dict[str, Worker]:
         print(f"peers: {package} cannot be installed: {fault}", file=sys.stderr, flush=True)
     names = [name for name in dict.fromkeys((*REWARD_PEERS, *SPEED_PEERS)) if name not in faults]
     return {name: stack.enter_context(Worker(python, name)) for name in names}
-
-
-def _line(figure: Figure) -> str:
-    peer = f"  {figure.peer}: {figure.peer_value} (ratio {figure.ratio})" if figure.peer else ""
-    return f"{figure.figure}: {figure.value:.4g} {figure.unit} (target {figure.target}){peer} {figure.note}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ request id in the request: h2load sends one body over and over, and a repeated i
 import argparse
 import contextlib
 import functools
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ import grpc
 import jax
 import numpy as np
 import yaml
+from peers.figures import Figure, printed
 from peers.open_loop import open_loop
 from peers.serving_load import Load, Pinned, cores, framed, h2load
 from peers.serving_peers import PEERS, peer_servers
@@ -56,21 +56,6 @@ TASK = {
     "policy": {"name": "linear_thompson", "slate_size": SLOTS, "settings": {"basis": "linear"}},
     "limits": {"max_candidates": len(ACTIONS), "max_slots": SLOTS},
 }
-
-
-class Figure(NamedTuple):
-    """One line of the benchmark."""
-
-    figure: str
-    value: float
-    unit: str
-    target: float | None
-    better: str
-    peer: str | None
-    peer_value: float | None
-    ratio: float | None
-    rounds: int
-    note: str = ""
 
 
 class World(NamedTuple):
@@ -256,12 +241,7 @@ def main() -> None:
             if part == "peers" and given.no_peers:
                 continue
             for figure in parts[part](world, rounds=given.rounds, seconds=given.seconds):
-                print(json.dumps(figure._asdict()) if given.json else _line(figure), flush=True)
-
-
-def _line(figure: Figure) -> str:
-    peer = f"  {figure.peer}: {figure.peer_value} (ratio {figure.ratio})" if figure.peer else ""
-    return f"{figure.figure}: {figure.value:.4g} {figure.unit} (target {figure.target}){peer} {figure.note}"
+                printed(figure, as_json=given.json)
 
 
 if __name__ == "__main__":
