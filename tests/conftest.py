@@ -20,7 +20,9 @@ hypothesis.settings.load_profile("suite")
 # Every compiled program maps memory of its own, and Linux gives a process 65,530 mappings (vm.max_map_count): beyond them the compiler
 # crashes. A suite compiles some ten thousand programs; a server or a learner has a few dozen.
 _MAPPINGS = Path("/proc/self/maps")
-_MOST_MAPPINGS = 20_000
+_MOST_MAPPINGS = 5_000
+# Traced programs are many small objects that live long: looking through all of them at every turn took a third of the suite's time.
+gc.set_threshold(200_000, 20, 100)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

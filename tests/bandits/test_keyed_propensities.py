@@ -12,7 +12,7 @@ import pytest
 from bandits.catalog import CATALOG, PolicySpec, build
 from bandits.keys import draw_key
 from bandits.policy import Batch, Dims
-from bandits.programs import Outputs, run_decide, run_numerators, run_prepare
+from bandits.programs import Outputs, run_decide, run_numerators, run_prepare, update_program
 from bandits.quantise import DENOMINATOR
 from bandits.requests import Requests
 
@@ -33,7 +33,7 @@ def decided(name: str) -> tuple[Outputs, np.ndarray]:
     context, action = rng.normal(size=(40, 2)), rng.integers(0, 4, 40)
     batch = Batch.of(context, action, 0.3 * action + context[:, 0] + 2.0 * rng.normal(size=40), features=FEATURES[action])
     policy = build(spec(name))
-    params = run_prepare(spec(name), policy.update(policy.init(), batch))
+    params = run_prepare(spec(name), update_program(spec(name))(policy.init(), batch))
     keys = np.stack([draw_key(number.to_bytes(8, "little")) for number in range(DECISIONS)]) * np.uint32(2654435761)
     every = Requests.of(
         np.tile([0.4, -1.0], (DECISIONS, 1)),

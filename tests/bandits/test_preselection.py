@@ -14,7 +14,7 @@ from bandits.catalog import PolicySpec, build
 from bandits.loaded import encode_snapshot
 from bandits.policy import Batch, Candidates, Dims
 from bandits.preselection import shortlist
-from bandits.programs import run_decide, run_marginals, run_numerators, run_prepare
+from bandits.programs import run_decide, run_marginals, run_numerators, run_prepare, update_program
 from bandits.quantise import DENOMINATOR
 from bandits.requests import Requests
 from bandits.slates import joint_propensities
@@ -35,7 +35,7 @@ def params(which: PolicySpec) -> Any:
     n = min(d.actions, 512)
     batch = Batch.of(rng.normal(size=(n, 4)), rng.permutation(d.actions)[:n], rng.normal(size=n), features=rng.normal(size=(n, d.features)))
     policy = build(which)
-    return run_prepare(which, policy.update(policy.init(), batch))
+    return run_prepare(which, update_program(which)(policy.init(), batch))
 
 
 def requests(n: int, width: int, dims: Dims = DIMS) -> Requests:

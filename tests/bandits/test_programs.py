@@ -8,7 +8,7 @@ import pytest
 
 from bandits.catalog import PolicySpec, build
 from bandits.policy import Batch, Dims
-from bandits.programs import BATCH_BUCKETS, candidate_bucket, compilations, run_decide, run_numerators, run_prepare
+from bandits.programs import BATCH_BUCKETS, candidate_bucket, compilations, run_decide, run_numerators, run_prepare, update_program
 from bandits.quantise import DENOMINATOR
 from bandits.requests import Requests
 from tests.bandits.catalog_cases import by_kind
@@ -25,7 +25,7 @@ def params(name: str, *, seed: int = 0) -> Any:
     rng = np.random.default_rng(seed)
     batch = Batch.of(rng.normal(size=(90, 4)), rng.integers(0, 6, 90), rng.normal(size=90))
     policy = build(spec(name))
-    return run_prepare(spec(name), policy.update(policy.init(), batch))
+    return run_prepare(spec(name), update_program(spec(name))(policy.init(), batch))
 
 
 def requests(n: int, width: int = 6) -> Requests:

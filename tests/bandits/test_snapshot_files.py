@@ -16,7 +16,7 @@ from bandits.catalog import PolicySpec, build
 from bandits.errors import SnapshotError
 from bandits.loaded import encode_snapshot, load_policy, read_snapshot
 from bandits.policy import Batch, Dims
-from bandits.programs import compilations
+from bandits.programs import compilations, update_program
 from bandits.snapshots import Draft, decode
 from tests.bandits.catalog_cases import by_kind
 
@@ -30,7 +30,7 @@ def draft(name: str = "linear_thompson", **changes: Any) -> Draft:
     batch = Batch.of(rng.normal(size=(20, 2)), rng.integers(0, 3, 20), rng.normal(size=20))
     about = {"tenant": "default", "task": "small", "actions": ("a", "b", "c"), "schema_digest": "s", "config_digest": "c", "kind": "change"}
     manifest = {**about, "rows": 20, "cursor": {0: 7, 3: 1}, "created_us": 1, "training_watermark_us": 99, **changes}
-    return Draft(spec=spec, state=policy.update(policy.init(), batch), manifest=manifest)
+    return Draft(spec=spec, state=update_program(spec)(policy.init(), batch), manifest=manifest)
 
 
 @pytest.fixture(scope="module")
