@@ -24,18 +24,22 @@ class Part:
     def __init__(self, name: str, arguments: Sequence[str], folder: Path) -> None:
         self.name = name
         self.output = folder / f"{name}.out"
+        self._told = False
         with self.output.open("wb") as file:
             self._process = subprocess.Popen([sys.executable, "-m", *arguments], stdout=file, stderr=subprocess.STDOUT, env=_environment())
 
     def check(self) -> None:
         """Raises DemoError, with the end of its output, if the process has ended badly."""
-        if self._process.poll() not in (None, 0):
+        # Told to stop while it was still starting, a part has nothing to end in order: the signal itself ends it.
+        fine = (None, 0, -signal.SIGTERM) if self._told else (None, 0)
+        if self._process.poll() not in fine:
             tail = "\n".join(self.output.read_text(errors="replace").splitlines()[-15:])
             raise DemoError(f"{self.name}: ended with exit code {self._process.returncode}; its output ({self.output}) ends:\n{tail}")
 
     def stop(self) -> None:
         """Asks the process to end, and waits for it."""
         if self._process.poll() is None:
+            self._told = True
             self._process.send_signal(signal.SIGTERM)
         self.wait(_STOP_S)
 
