@@ -1,6 +1,7 @@
-"""Suite-wide strictness: strict dtype and rank promotion in JAX. And a bound on what compiled programs hold of the process."""
+"""Suite-wide strictness: strict dtype and rank promotion in JAX. And a bound on what compiled programs cost."""
 
 import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,13 @@ import bandits  # noqa: F401 (its settings of JAX come before the first computat
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compiling is most of the suite's time, and half of it is of programs seen before: under another policy's name, or in an earlier run. A
+# folder for each process, because JAX writes its entries in place. `bandits.programs.compilations` counts what comes from it as well.
+_COMPILED = Path(__file__).parent.parent / "var" / "compiled" / os.environ.get("PYTEST_XDIST_WORKER", "alone")
+jax.config.update("jax_compilation_cache_dir", str(_COMPILED))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # The same examples in every run, and no clock: a busy machine fails nothing.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)

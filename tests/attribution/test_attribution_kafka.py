@@ -88,6 +88,7 @@ def test_a_record_that_the_broker_no_longer_holds_is_an_error_and_never_a_gap(br
 
 
 def test_ends_are_known_for_the_lag(broker: Broker) -> None:
+    broker.send([decision(1_000, 1_000.0)])
     source = KafkaSource(broker.bootstrap, timeout_s=1.0)
     ends = source.end_offsets()
     assert sum(ends.values()) > 0 and set(ends) == set(source.partitions())
