@@ -74,7 +74,9 @@ class PolicyClient:
 
     def __init__(self, address: str, *, timeout_s: float = 5.0, tenant: str = DEFAULT_TENANT) -> None:
         """`address`: host:port. `timeout_s`: deadline of each call, retries included, seconds."""
-        options = [("grpc.service_config", json.dumps(_SERVICE_CONFIG)), ("grpc.enable_retries", 1)]
+        # A connection of its own: what shares a connection reaches one worker of the server, and no other.
+        alone = ("grpc.use_local_subchannel_pool", 1)
+        options = [("grpc.service_config", json.dumps(_SERVICE_CONFIG)), ("grpc.enable_retries", 1), alone]
         self._channel = grpc.insecure_channel(address, options=options)
         self._stub: Any = PolicyServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._address = address

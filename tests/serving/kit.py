@@ -105,11 +105,18 @@ class Process:
         assert line.startswith("serving: "), line
         return line.split()[1]
 
+    @property
+    def children(self) -> list[int]:
+        """Processes that it has started and that live."""
+        assert self._process is not None
+        pid = self._process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def end(self, number: signal.Signals) -> int:
         """Sends a signal and waits for the end; its exit code."""
         assert self._process is not None and self._process.stdout is not None
         self._process.send_signal(number)
-        code = self._process.wait(timeout=30)
+        code = self._process.wait(timeout=60)
         self._process.stdout.close()
         return code
 
