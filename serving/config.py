@@ -53,7 +53,7 @@ class ServerConfig(config.StrictModel):
     disk_reserve: float = pydantic.Field(default=0.05, ge=0.0, le=0.5)
     #: What is answered while the log takes nothing. `refuse`: UNAVAILABLE. `fallback`: the first eligible candidates, `logged = false`.
     on_log_full: Literal["refuse", "fallback"] = "refuse"
-    #: Where Prometheus may ask, `host:port` (port 0 takes any free one); empty = nowhere. Of several workers each has the port plus its number.
+    #: Where Prometheus may ask, `host:port` (port 0 takes any free one), of several workers the port plus its number; empty = nowhere.
     metrics_address: str = pydantic.Field(default="", pattern=r"^$|^.+:\d{1,5}$")
     #: Longest that a reload waits, seconds, >= 0: each server waits its own part of it, so that they don't reload all at once.
     reload_jitter_s: float = pydantic.Field(default=0.0, ge=0.0, le=600.0)
