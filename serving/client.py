@@ -48,7 +48,7 @@ __all__ = ["PolicyClient", "error_of"]
 ContextInput = np.ndarray | Mapping[str, float | bool | str | Sequence[float]]
 
 _REFUSALS = {item.code: item for item in (RequestRefused, NotFound, SnapshotNotServed, RequestIdReused)}
-_FAILURES = {item.code: item for item in (Overloaded, DeadlineExceeded, Unavailable, ServerFault)}
+_FAILURES = {item.code: item for item in (Overloaded, DeadlineExceeded, Unavailable, ServerFault)} | {"CANCELLED": Unavailable}
 _SERVICE_CONFIG = {
     "methodConfig": [
         {
@@ -58,7 +58,8 @@ _SERVICE_CONFIG = {
                 "initialBackoff": "0.05s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 3,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                # CANCELLED, by a server that began to drain while the call was on its way: nothing was decided.
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ]

@@ -106,10 +106,20 @@ class Process:
         return line.split()[1]
 
     @property
+    def lives(self) -> bool:
+        """Was it started, and has it not ended?"""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def children(self) -> list[int]:
         """Processes that it has started and that live."""
-        assert self._process is not None
-        pid = self._process.pid
+        pid = self.pid
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def end(self, number: signal.Signals) -> int:
