@@ -48,7 +48,7 @@ __all__ = ["PolicyClient", "error_of"]
 ContextInput = np.ndarray | Mapping[str, float | bool | str | Sequence[float]]
 
 _REFUSALS = {item.code: item for item in (RequestRefused, NotFound, SnapshotNotServed, RequestIdReused)}
-_FAILURES = {item.code: item for item in (Overloaded, DeadlineExceeded, Unavailable, ServerFault)}
+_FAILURES = {item.code: item for item in (Overloaded, DeadlineExceeded, Unavailable, ServerFault)} | {"CANCELLED": Unavailable}
 _SERVICE_CONFIG = {
     "methodConfig": [
         {
@@ -58,7 +58,8 @@ _SERVICE_CONFIG = {
                 "initialBackoff": "0.05s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 3,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                # CANCELLED, by a server that began to drain while the call was on its way: nothing was decided.
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ]
@@ -74,7 +75,9 @@ class PolicyClient:
 
     def __init__(self, address: str, *, timeout_s: float = 5.0, tenant: str = DEFAULT_TENANT) -> None:
         """`address`: host:port. `timeout_s`: deadline of each call, retries included, seconds."""
-        options = [("grpc.service_config", json.dumps(_SERVICE_CONFIG)), ("grpc.enable_retries", 1)]
+        # A connection of its own: what shares a connection reaches one worker of the server, and no other.
+        alone = ("grpc.use_local_subchannel_pool", 1)
+        options = [("grpc.service_config", json.dumps(_SERVICE_CONFIG)), ("grpc.enable_retries", 1), alone]
         self._channel = grpc.insecure_channel(address, options=options)
         self._stub: Any = PolicyServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._address = address

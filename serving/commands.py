@@ -4,6 +4,8 @@ import gc
 import json
 import logging
 import os
+import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +26,8 @@ from serving.demo.command import demo, drill
 from serving.errors import ServingError
 from serving.json_logs import log_as_json
 from serving.replay import Report, replay_logs
-from serving.server import Server
+from serving.server import ALL_OF_IT, WORKER, Server, now_us
+from serving.workers import Workers, ends_with_its_parent
 
 __all__ = ["app"]
 
@@ -52,6 +55,7 @@ def serve(
     config: Annotated[Path | None, typer.Option("--config", help="YAML of the server; configs/serving.yaml documents every key.")] = None,
     address: Annotated[str | None, typer.Option("--address", help="host:port to listen on; port 0 takes any free one.")] = None,
     address_file: Annotated[Path | None, typer.Option("--address-file", help="Write the bound address here once ready.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Processes that share the port and the logs.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Threads that answer calls.")] = None,
     reflection: Annotated[bool, typer.Option("--reflection", help="Let clients list services and messages.")] = False,
     final_heartbeat: Annotated[bool, typer.Option("--final-heartbeat", help="At the end, say that no decision will follow.")] = False,
@@ -61,9 +65,11 @@ def serve(
     ] = Path("~/.cache/slateloop/xla"),
     set_: Overrides = [],  # noqa: B006 (typer reads the default; it is never changed)
     print_config: Annotated[bool, typer.Option("--print-config", help="Show every value and where it came from; then end.")] = False,
+    worker: Annotated[int | None, typer.Option("--worker", hidden=True, help="The number of this worker.")] = None,
 ) -> None:
     """Serve every task of a directory until SIGTERM; then let running calls finish."""
-    given = {"address": address, "threads": threads, "reflection": reflection or None, "final_heartbeat": final_heartbeat or None}
+    given = {"address": address, "workers": workers, "threads": threads}
+    given |= {"reflection": reflection or None, "final_heartbeat": final_heartbeat or None}
     flags = [f"{key}={yaml.safe_dump(value).splitlines()[0]}" for key, value in given.items() if value is not None]
     overrides = [*flags, *set_]
     settings, raw = load_server_config(config, overrides=overrides)
@@ -72,20 +78,47 @@ def serve(
         return
     log_as_json() if json_logs else logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("jax").setLevel(logging.WARNING)
-    _prepare_jax(compilation_cache.expanduser())
     stop = until_signalled()
-    server = Server(settings, tasks=load_tasks(tasks), store=store, logs=logs, catalogues=catalogues)
+    if settings.workers > 1:
+        places = {"--tasks": tasks, "--store": store, "--logs": logs, "--compilation-cache": compilation_cache}
+        places |= {flag: path for flag, path in (("--catalogues", catalogues), ("--config", config)) if path is not None}
+        command = [sys.executable, "-m", "serving", "serve", *[str(part) for place in places.items() for part in place]]
+        command += ["--json-logs"] * json_logs + [part for override in overrides for part in ("--set", override)]
+        _serve_by_workers(Workers(settings, logs=logs, command=command, now_us=now_us), stop, address_file)
+        return
+    if worker is not None:
+        ends_with_its_parent(stop)
+    _prepare_jax(compilation_cache.expanduser())
+    part = ALL_OF_IT if worker is None else WORKER
+    _serve_here(Server(settings, tasks=load_tasks(tasks), store=store, logs=logs, catalogues=catalogues, part=part), stop, address_file)
+
+
+def _serve_here(server: Server, stop: threading.Event, address_file: Path | None) -> None:
     try:
         server.start()
         # What is loaded stays: the collector need not walk it again and again (a full walk stops every call for a tenth of a second).
         gc.collect()
         gc.freeze()
-        print(f"serving: {server.address}", flush=True)
-        if address_file is not None:
-            _write_whole(address_file, f"{server.address}\n")
+        _say_ready(server.address, address_file)
         stop.wait()
     finally:
         server.drain()
+
+
+def _serve_by_workers(workers: Workers, stop: threading.Event, address_file: Path | None) -> None:
+    try:
+        workers.start(stop)
+        if not stop.is_set():
+            _say_ready(workers.address, address_file)
+        workers.watch(stop)
+    finally:
+        workers.close()
+
+
+def _say_ready(address: str, address_file: Path | None) -> None:
+    print(f"serving: {address}", flush=True)
+    if address_file is not None:
+        _write_whole(address_file, f"{address}\n")
 
 
 @app.command()

@@ -16,6 +16,8 @@ class ServerConfig(config.StrictModel):
 
     #: Where to listen, `host:port`; port 0 takes any free one.
     address: str = pydantic.Field(default="127.0.0.1:50051", pattern=r"^.+:\d{1,5}$")
+    #: Processes that share the port and the logs, 1..64; each has `threads` and its own memory of requests.
+    workers: int = pydantic.Field(default=1, ge=1, le=64)
     #: Threads that answer calls, 1..256: as many requests are decided together at most (one core, 32 callers: 16 to 32 are best).
     threads: int = pydantic.Field(default=16, ge=1, le=256)
     #: Calls that may run or wait at once, 1..65,536; one more is refused with RESOURCE_EXHAUSTED.
@@ -51,7 +53,7 @@ class ServerConfig(config.StrictModel):
     disk_reserve: float = pydantic.Field(default=0.05, ge=0.0, le=0.5)
     #: What is answered while the log takes nothing. `refuse`: UNAVAILABLE. `fallback`: the first eligible candidates, `logged = false`.
     on_log_full: Literal["refuse", "fallback"] = "refuse"
-    #: Where Prometheus may ask, `host:port` (port 0 takes any free one); empty = nowhere.
+    #: Where Prometheus may ask, `host:port` (port 0 takes any free one), of several workers the port plus its number; empty = nowhere.
     metrics_address: str = pydantic.Field(default="", pattern=r"^$|^.+:\d{1,5}$")
     #: Longest that a reload waits, seconds, >= 0: each server waits its own part of it, so that they don't reload all at once.
     reload_jitter_s: float = pydantic.Field(default=0.0, ge=0.0, le=600.0)

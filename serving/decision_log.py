@@ -2,13 +2,13 @@
 
 A process that is killed loses nothing that it acknowledged. A power cut may take what the background sync has not reached, at most
 `sync_ms` back. A record that stands half in the log (kill during a write, full disk) is left where it is, and a new segment begins
-behind it: readers skip it by its checksum and can name it.
+behind it: readers skip it by its checksum and can name it. A segment to which nothing more is to be written is read-only: that is how the
+processes that write one log in turn (`turns`) see that another has closed it.
 """
 
-import fcntl
 import logging
 import os
-import threading
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,13 +16,16 @@ from typing import NamedTuple
 from protos.events_pb2 import Event
 from protos.framing import Damage, Record, frame, records
 from protos.log_files import segment_path, segments
-from serving.errors import LogBusy, LogUnavailable
+from serving.errors import LogUnavailable
 from serving.group_sync import GroupSync
+from serving.turns import Alone, Turns
 from serving.wire import varint
 
-__all__ = ["LogWriter", "decision_payloads", "stamp_append", "stamp_decision"]
+__all__ = ["LogWriter", "close_newest", "decision_payloads", "stamp_append", "stamp_decision"]
 
 _logger = logging.getLogger(__name__)
+# Mode of a segment to which nothing more is written.
+_CLOSED = 0o444
 
 # Sets the times of an event at the moment of its append.
 Stamp = Callable[[Event, int], None]
@@ -48,37 +51,56 @@ def decision_payloads(bodies: Iterable[bytes], now_us: int) -> Iterator[bytes]:
 
 
 class _Segment(NamedTuple):
+    """An open segment as it was when last looked at."""
+
     descriptor: int
     base: int
+    size: int
+    closed: bool
+
+    @property
+    def end(self) -> int:
+        return self.base + self.size
+
+    def now(self) -> "_Segment":
+        about = os.fstat(self.descriptor)
+        return self._replace(size=about.st_size, closed=not about.st_mode & stat.S_IWUSR)
 
 
 class LogWriter:
-    """The one writer of a log directory. Thread-safe."""
+    """A writer of a log directory: the only one, or one of several processes that take turns. Thread-safe."""
 
-    def __init__(self, log: Path, *, stamp: Stamp, now_us: Callable[[], int], segment_bytes: int, sync_s: float) -> None:
-        """Takes the log over, behind whatever stands in it.
+    def __init__(
+        self,
+        log: Path,
+        *,
+        stamp: Stamp,
+        now_us: Callable[[], int],
+        segment_bytes: int,
+        sync_s: float,
+        turns: Callable[[Path], Turns] = Alone,
+    ) -> None:
+        """Takes the log over, behind whatever stands in it; `turns` = InTurn: joins those who write it.
 
-        `stamp` runs under the append lock, so times never decrease along the log. Raises LogBusy if another process writes it, and
+        `stamp` runs within the turn, so times never decrease along the log. Raises LogBusy if another process writes it, and
         LogUnavailable if the directory cannot be written.
         """
         self._log = log
         self._stamp = stamp
         self._now_us = now_us
         self._segment_bytes = segment_bytes
-        self._lock = threading.Lock()
-        self._owner = _own(log)
-        tail = _tail(log)
-        self._next_base, self._last_us = tail.base, tail.last_us
+        self._turn = turns(log)
+        if self._turn.alone:
+            close_newest(log)
+        with self._turn:
+            self._turn.time(_newest_us(log))
         self._segment: _Segment | None = None
-        self._position = 0
         self._sync = GroupSync(every_s=sync_s)
-        if tail.damage is not None:
-            _logger.warning("log %s: %s at %d..%d is passed over", log, *tail.damage)
 
     @property
     def last_us(self) -> int:
         """Append time of the newest record, microseconds since the epoch; 0 where there is none."""
-        return self._last_us
+        return self._turn.last_us
 
     def append(self, events: Sequence[Event]) -> int:
         """Writes the events with one write and returns the offset behind them. When it returns, a kill of the process loses none.
@@ -93,26 +115,24 @@ class LogWriter:
 
         return self._append(payloads)
 
-    def append_decisions(self, bodies: Sequence[bytes]) -> int:
+    def append_decisions(self, bodies: Sequence[bytes]) -> None:
         """As `append`, for serialised Decisions without times: they happen when they are appended."""
-        return self._append(lambda now_us: decision_payloads(bodies, now_us)) if bodies else self._position
+        if bodies:
+            self._append(lambda now_us: decision_payloads(bodies, now_us))
 
     def _append(self, payloads: Callable[[int], Iterable[bytes]]) -> int:
-        with self._lock:
+        with self._turn:
             segment = self._writable()
-            now_us = max(self._now_us(), self._last_us)
-            data = b"".join([frame(payload) for payload in payloads(now_us)])
+            data = b"".join([frame(payload) for payload in payloads(self._turn.time(self._now_us()))])
             self._write(segment, data)
-            self._last_us = now_us
-            self._position += len(data)
-            return self._position
+            return segment.end + len(data)
 
     def close(self) -> None:
         """Syncs and gives the directory back."""
-        with self._lock:
-            self._retire()
+        with self._turn:
+            self._let_go()
             self._sync.close()
-            os.close(self._owner)
+        self._turn.close()
 
     def _write(self, segment: _Segment, data: bytes) -> None:
         try:
@@ -126,70 +146,71 @@ class LogWriter:
         self._sync.mark(segment.descriptor)
 
     def _writable(self) -> _Segment:
-        """The open segment; a new one where there is none, the old is full, or its sync failed."""
-        segment = self._segment
+        """The newest segment as it is now; the next where there is none, it is full or closed, or its sync failed."""
         failed = self._sync.take_failure()
         if failed is not None:
             self._retire()
             raise LogUnavailable(f"log: {self._log.name} could not be synced ({failed}); check the disk, then send it again")
-        if segment is not None and self._position - segment.base >= self._segment_bytes:
-            self._retire()
+        if self._segment is not None:
+            self._segment = self._segment.now()
+            if self._segment.closed or self._segment.size >= self._segment_bytes:
+                self._retire()
         if self._segment is None:
             self._segment = self._open()
         return self._segment
 
     def _open(self) -> _Segment:
+        base, path = _next_segment(self._log, segment_bytes=self._segment_bytes)
         try:
-            descriptor = os.open(segment_path(self._log, self._next_base), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             _sync_directory(self._log)
         except OSError as error:
             raise LogUnavailable(f"log: {self._log.name}: no segment can be opened ({error.strerror}); check disk and rights") from error
-        self._position = self._next_base
-        return _Segment(descriptor, self._next_base)
+        return _Segment(descriptor, base, 0, False).now()
 
     def _retire(self) -> None:
-        """Closes the segment, whole or torn: the next one begins behind its last byte."""
-        if self._segment is None:
-            return
-        self._next_base = self._segment.base + os.fstat(self._segment.descriptor).st_size
-        self._sync.retire(self._segment.descriptor)
-        self._segment = None
+        """Closes the segment, whole or torn, for every process: the next one begins behind its last byte."""
+        if self._segment is not None and self._segment.now().size:
+            os.fchmod(self._segment.descriptor, _CLOSED)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._segment is not None:
+            self._sync.retire(self._segment.descriptor)
+            self._segment = None
 
 
-class _Tail(NamedTuple):
-    """Where the next segment begins, the newest append time found, and damage at the very end."""
+def close_newest(log: Path) -> None:
+    """Closes the segment that an earlier process may have left with a torn tail. For whoever takes a log over, before it is written."""
+    found = segments(log)
+    if not found or not found[-1][1].stat().st_size:
+        return
+    base, path = found[-1]
+    items = list(records(path.read_bytes(), base=base, whole=True))
+    if items and isinstance(items[-1], Damage):
+        _logger.warning("log %s: %s at %d..%d is passed over", log, *items[-1])
+    path.chmod(_CLOSED)
 
-    base: int
-    last_us: int
-    damage: Damage | None
+
+def _next_segment(log: Path, *, segment_bytes: int) -> tuple[int, Path]:
+    """(base offset, path) of the segment to write to: the newest while it may grow, else the one behind it."""
+    found = segments(log)
+    if not found:
+        return 0, segment_path(log, 0)
+    base, path = found[-1]
+    about = path.stat()
+    if about.st_mode & stat.S_IWUSR and about.st_size < segment_bytes:
+        return base, path
+    return base + about.st_size, segment_path(log, base + about.st_size)
 
 
-def _tail(log: Path) -> _Tail:
-    base, damage = 0, None
+def _newest_us(log: Path) -> int:
+    """Append time of the newest whole record; 0 where there is none."""
     for start, path in reversed(segments(log)):
-        found = list(records(path.read_bytes(), base=start, whole=True))
-        if not base:
-            base = start + path.stat().st_size
-            damage = found[-1] if found and isinstance(found[-1], Damage) else None
-        whole = [item for item in found if isinstance(item, Record)]
+        whole = [item for item in records(path.read_bytes(), base=start, whole=True) if isinstance(item, Record)]
         if whole:
-            return _Tail(base, Event.FromString(whole[-1].payload).append_time_us, damage)
-    return _Tail(base, 0, damage)
-
-
-def _own(log: Path) -> int:
-    """The lock of the directory, held until its descriptor is closed or the process ends, however it ends."""
-    try:
-        log.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(log / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise LogUnavailable(f"log: {log} cannot be written ({error.strerror}); give --logs a directory of your own") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise LogBusy(f"log: {log} is written by another process; stop that server, or give --logs another directory") from error
-    return descriptor
+            return Event.FromString(whole[-1].payload).append_time_us
+    return 0
 
 
 def _sync_directory(path: Path) -> None:

@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from serving.bounds import LogGuard
 from serving.observers import Observed, Observer
-from serving.shipping import Shipper
+from serving.shipping import Lag, Shipper
 from serving.snapshots import SnapshotHolder
 
 __all__ = ["Metrics", "Watched"]
@@ -22,6 +22,7 @@ class Watched(NamedTuple):
     """The parts of a server that are looked at when somebody asks."""
 
     holders: Iterable[SnapshotHolder]
+    lags: Mapping[str, Callable[[], Lag]]
     shippers: Mapping[str, Shipper]
     guards: Mapping[str, LogGuard]
 
@@ -108,10 +109,11 @@ class _Watcher:
         retries = CounterMetricFamily("slateloop_shipping_retries", "Chunks that were sent again.", labels=["log"])
         fatal = CounterMetricFamily("slateloop_shipping_fatal_errors", "Producers that ended fatally.", labels=["log"])
         blocked = GaugeMetricFamily("slateloop_log_blocked", "1 while a log takes nothing.", labels=["log"])
-        for name, shipper in self._watched.shippers.items():
-            lag = shipper.lag
+        for name, ask in self._watched.lags.items():
+            lag = ask()
             size.add_metric([name], lag.size_bytes)
             age.add_metric([name], lag.age_s)
+        for name, shipper in self._watched.shippers.items():
             retries.add_metric([name], shipper.retries)
             fatal.add_metric([name], shipper.fatal_errors)
         for name, guard in self._watched.guards.items():

@@ -2,12 +2,13 @@
 
 import concurrent.futures
 import contextlib
+import functools
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -31,38 +32,61 @@ from serving.heartbeats import Heartbeats, heartbeat_event
 from serving.idempotency import RequestMemory
 from serving.metrics import Metrics, Watched
 from serving.servicer import Servicer, result
-from serving.shipping import Lag, Shipper, kafka_producer
+from serving.shipping import Lag, Shipper, kafka_producer, lag_of
 from serving.snapshots import SnapshotHolder, SnapshotWatch
 from serving.tasks import TaskRules, rules_by_key
+from serving.turns import Alone, InTurn, Turns
 
-__all__ = ["Server"]
+__all__ = ["ALL_OF_IT", "WORKER", "Part", "Server", "now_us"]
 
 _logger = logging.getLogger(__name__)
 _SERVICE = policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+class Part(NamedTuple):
+    """What a process is of a server: whether it `ships` its logs itself, whether it shares its port, and how it comes to its turn in
+    the logs."""
+
+    ships: bool
+    shares_port: bool
+    turns: Callable[[Path], Turns]
+
+
+ALL_OF_IT = Part(ships=True, shares_port=False, turns=Alone)
+# One of several processes; the one that started them ships.
+WORKER = Part(ships=False, shares_port=True, turns=InTurn)
+
+
 class Server:
     """One server process: `start`, then `drain`. Health is asked by task name, by the service's full name, or by "" for all."""
 
     def __init__(
-        self, config: ServerConfig, *, tasks: Mapping[str, TaskFile], store: Path, logs: Path, catalogues: Path | None = None
+        self,
+        config: ServerConfig,
+        *,
+        tasks: Mapping[str, TaskFile],
+        store: Path,
+        logs: Path,
+        catalogues: Path | None = None,
+        part: Part = ALL_OF_IT,
     ) -> None:
-        """Takes over the logs and binds the address; nothing is answered before `start`. `catalogues`: folder of <task>.yaml.
+        """Takes over the logs and binds the address; nothing is answered before `start`. `catalogues`: folder of <task>.yaml. `part`: what
+        this process is of the server.
 
         Raises ConfigError, LogBusy, LogUnavailable, and ServingError where the address cannot be bound.
         """
-        self._config = config
+        self._config, self._part = config, part
         rules = rules_by_key(tasks)
         self._stores = {key: Store(store, key[1]) for key in rules}
         self._holders = {key: SnapshotHolder(self._stores[key], rule, catalogue=_file(catalogues, rule)) for key, rule in rules.items()}
         self._decisions = self._log(logs / DECISIONS, stamp_decision)
         self._feedback = self._log(logs / FEEDBACK, stamp_append)
         self._health = health.HealthServicer()
-        self.metrics = Metrics(now_us=_now_us)
-        self._shippers = {name: self._shipper(logs / name) for name in (DECISIONS, FEEDBACK) if config.bootstrap}
+        self.metrics = Metrics(now_us=now_us)
+        self._shippers = {name: self._shipper(logs / name) for name in (DECISIONS, FEEDBACK) if config.bootstrap and part.ships}
         self._guards = {name: self._guard(logs / name) for name in (DECISIONS, FEEDBACK)}
-        self.metrics.watch(Watched(list(self._holders.values()), self._shippers, self._guards))
+        self.metrics.watch(Watched(list(self._holders.values()), self._lags(logs), self._shippers, self._guards))
         self._metrics_server: Any = None
         #: Where Prometheus may ask, or empty.
         self.metrics_address = ""
@@ -85,13 +109,13 @@ class Server:
             shipper.start()
         for key, holder in self._holders.items():
             started_s = time.monotonic()
-            ensure_champion(self._stores[key], holder.rules.policy, now_us=_now_us(), actor="serving")
+            ensure_champion(self._stores[key], holder.rules.policy, now_us=now_us(), actor="serving")
             holder.refresh_catalogue()
             holder.start()
             _logger.info("task %s: warm after %.1f s, %s decides", key[1], time.monotonic() - started_s, holder.served.deciding.digest)
         self._threads = [
             SnapshotWatch(list(self._holders.values()), poll_s=self._config.poll_s, jitter_s=self._config.reload_jitter_s),
-            Heartbeats(self._decisions, every_s=self._config.heartbeat_s, now_us=_now_us),
+            Heartbeats(self._decisions, every_s=self._config.heartbeat_s, now_us=now_us),
         ]
         self._set_health(_SERVING)
 
@@ -127,16 +151,25 @@ class Server:
 
     def _shipper(self, log: Path) -> Shipper:
         config = self._config
-        return Shipper(log, producer=lambda: kafka_producer(config.bootstrap, config.kafka), now_us=_now_us)
+        return Shipper(log, producer=lambda: kafka_producer(config.bootstrap, config.kafka), now_us=now_us)
 
     def _guard(self, log: Path) -> LogGuard:
-        config, shipper = self._config, self._shippers.get(log.name)
+        config = self._config
         bounds = LogBounds(config.log_max_bytes, config.log_max_age_s, config.disk_reserve)
-        return LogGuard(log, bounds, lag=lambda: shipper.lag if shipper else Lag(0, 0.0), now_s=time.monotonic)
+        return LogGuard(log, bounds, lag=lambda: self._lag(log), now_s=time.monotonic)
+
+    def _lags(self, logs: Path) -> dict[str, Callable[[], Lag]]:
+        return {name: functools.partial(self._lag, logs / name) for name in (DECISIONS, FEEDBACK) if self._config.bootstrap}
+
+    def _lag(self, log: Path) -> Lag:
+        if not self._config.bootstrap:
+            return Lag(0, 0.0)
+        return self._shippers[log.name].lag if self._part.ships else lag_of(log, now_us=now_us())
 
     def _log(self, path: Path, stamp: Stamp) -> LogWriter:
         config = self._config
-        return LogWriter(path, stamp=stamp, now_us=_now_us, segment_bytes=config.segment_bytes, sync_s=config.sync_ms / 1e3)
+        sizes: dict[str, Any] = {"segment_bytes": config.segment_bytes, "sync_s": config.sync_ms / 1e3}
+        return LogWriter(path, stamp=stamp, now_us=now_us, turns=self._part.turns, **sizes)
 
     def _grpc_server(self) -> Any:
         config = self._config
@@ -152,8 +185,8 @@ class Server:
             concurrent.futures.ThreadPoolExecutor(config.threads + config.max_streams, thread_name_prefix="call"),
             handlers=[methods],
             maximum_concurrent_rpcs=config.max_concurrent_rpcs,
-            # Two servers on one port would share the calls between two decision logs without saying so.
-            options=[("grpc.max_receive_message_length", config.max_message_bytes), ("grpc.so_reuseport", 0)],
+            # Two servers on one port would share the calls between two decision logs without saying so; workers share one log.
+            options=[("grpc.max_receive_message_length", config.max_message_bytes), ("grpc.so_reuseport", int(self._part.shares_port))],
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
@@ -170,7 +203,7 @@ class Server:
             observer=self.metrics,
         )
         ahead_us = int(self._config.max_future_s * 1e6)
-        return Servicer(engine, append_feedback=self._append_feedback, latest_us=lambda: _now_us() + ahead_us)
+        return Servicer(engine, append_feedback=self._append_feedback, latest_us=lambda: now_us() + ahead_us)
 
     def _append_decisions(self, bodies: Sequence[bytes]) -> None:
         self._guards[DECISIONS].check()
@@ -213,7 +246,8 @@ def _methods(servicer: Servicer) -> dict[str, Method | Stream]:
     }
 
 
-def _now_us() -> int:
+def now_us() -> int:
+    """The clock of a server, microseconds since the epoch."""
     return time.time_ns() // 1000
 
 

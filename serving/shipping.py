@@ -22,11 +22,12 @@ from protos.events_pb2 import Event, Heartbeat
 from protos.framing import Record
 from protos.log_files import end_offset, read_log, segments
 
-__all__ = ["Lag", "Shipper", "ShippingFailed", "kafka_producer", "topic_of"]
+__all__ = ["Lag", "Shipper", "ShippingFailed", "kafka_producer", "lag_of", "topic_of"]
 
 _logger = logging.getLogger(__name__)
 _MARK = "shipped"
 _CHUNK_BYTES = 1 << 20
+_PEEK_BYTES = 64 << 10
 _METADATA_TIMEOUT_S = 10.0
 _TOPICS = {"decision": "decisions", "impression": "impressions", "reward": "rewards", "signal": "signals"}
 
@@ -36,6 +37,15 @@ class Lag(NamedTuple):
 
     size_bytes: int
     age_s: float
+
+
+def lag_of(log: Path, *, now_us: int) -> Lag:
+    """How far the broker is behind a log that another process ships, from the files alone."""
+    offset = _read_mark(log / _MARK)
+    size = max(end_offset(log) - offset, 0)
+    first = next((item for item in read_log(log, offset=offset, max_bytes=_PEEK_BYTES).items if isinstance(item, Record)), None)
+    age_s = (now_us - Event.FromString(first.payload).append_time_us) / 1e6 if first is not None else 0.0
+    return Lag(size, max(age_s, 0.0))
 
 
 class ShippingFailed(Exception):

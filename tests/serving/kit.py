@@ -105,11 +105,28 @@ class Process:
         assert line.startswith("serving: "), line
         return line.split()[1]
 
+    @property
+    def lives(self) -> bool:
+        """Was it started, and has it not ended?"""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def children(self) -> list[int]:
+        """Processes that it has started and that live."""
+        pid = self.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def end(self, number: signal.Signals) -> int:
         """Sends a signal and waits for the end; its exit code."""
         assert self._process is not None and self._process.stdout is not None
         self._process.send_signal(number)
-        code = self._process.wait(timeout=30)
+        code = self._process.wait(timeout=60)
         self._process.stdout.close()
         return code
 

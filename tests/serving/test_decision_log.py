@@ -2,19 +2,22 @@
 
 import os
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from protos.events_pb2 import Decision, Event, Heartbeat, Reward
-from protos.framing import Damage, Record
+from protos.framing import Damage, Record, frame
 from protos.log_files import end_offset, segments
 from serving.decision_log import LogWriter, Stamp, stamp_append, stamp_decision
 from serving.errors import LogBusy, LogUnavailable
 from serving.heartbeats import Heartbeats
+from serving.turns import InTurn
 from tests.serving.kit import records_of
 
 
@@ -174,3 +177,77 @@ def test_an_idle_log_beats_and_a_busy_one_does_not(tmp_path: Path) -> None:
         beats.close()
     kinds = [Event.FromString(item.payload).WhichOneof("kind") for item in records_of(tmp_path)]
     assert kinds == ["decision", "heartbeat"]
+
+
+@contextmanager
+def writers_in_turn(log: Path, count: int, **settings: Any) -> Iterator[list[LogWriter]]:
+    """Writers as so many worker processes have them: the locks are of open files, not of processes."""
+    given: dict[str, Any] = {"stamp": stamp_decision, "now_us": Clock(), "segment_bytes": 1 << 20, "sync_s": 0.001, **settings}
+    found = [LogWriter(log, turns=InTurn, **given) for _ in range(count)]
+    try:
+        yield found
+    finally:
+        for one in found:
+            one.close()
+
+
+def test_writers_in_turn_lose_nothing_and_leave_one_log(tmp_path: Path) -> None:
+    with writers_in_turn(tmp_path, 4, segment_bytes=4096) as logs:
+
+        def write(number: int) -> None:
+            for count in range(200):
+                logs[number].append([decision(f"{number}-{count:03d}"), decision(f"{number}-{count:03d}+")])
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    found = names(tmp_path)
+    assert sorted(found) == sorted(f"{number}-{count:03d}{end}" for number in range(4) for count in range(200) for end in ("", "+"))
+    assert all([name for name in found if name[0] == one] == sorted(name for name in found if name[0] == one) for one in "0123")
+    assert all(two == f"{one}+" for one, two in zip(found[::2], found[1::2], strict=True))
+    assert len(segments(tmp_path)) > 10 and not damage(tmp_path)
+    assert all(one + path.stat().st_size == two for (one, path), (two, _) in pairwise(segments(tmp_path)))
+
+
+def test_time_never_decreases_from_one_writer_to_the_next(tmp_path: Path) -> None:
+    clock = Clock()
+    with writers_in_turn(tmp_path, 2, now_us=clock) as (one, other):
+        one.append([decision("a")])
+        clock.us = 10
+        other.append([decision("b")])
+        assert one.last_us == other.last_us == 1_000
+    assert [Event.FromString(item.payload).append_time_us for item in records_of(tmp_path)] == [1_000, 1_000]
+
+
+def test_a_write_that_stops_half_way_closes_the_segment_for_every_writer(tmp_path: Path) -> None:
+    with writers_in_turn(tmp_path, 2) as (one, other):
+        whole = one.append([decision("before")])
+        other.append([decision("and")])
+        end = end_offset(tmp_path)
+        with files_limited_to(end + 7), pytest.raises(LogUnavailable, match="took 7 of"):
+            one.append([decision("half")])
+        other.append([decision("after")])
+        one.append([decision("last")])
+    assert names(tmp_path) == ["before", "and", "after", "last"] and whole < end
+    assert [(item.reason, item.start, item.end) for item in damage(tmp_path)] == [("torn record", end, end + 7)]
+
+
+def test_a_killed_writers_torn_record_is_passed_over_by_the_readers(tmp_path: Path) -> None:
+    """What a kill within a write leaves: nobody closed the segment, and the others write on behind the torn record."""
+    with writers_in_turn(tmp_path, 2) as (one, other):
+        one.append([decision("before")])
+        path = segments(tmp_path)[-1][1]
+        with path.open("ab") as file:
+            file.write(frame(decision("torn").SerializeToString())[:-3])
+        for number in range(20):
+            other.append([decision(f"after {number}")])
+    assert names(tmp_path) == ["before", *[f"after {number}" for number in range(20)]] and len(damage(tmp_path)) == 1
+
+
+def test_one_who_writes_alone_and_those_in_turn_refuse_each_other(tmp_path: Path) -> None:
+    with writer(tmp_path), pytest.raises(LogBusy, match="another process"), writers_in_turn(tmp_path, 1):
+        pass
+    with writers_in_turn(tmp_path, 1), pytest.raises(LogBusy, match="another process"), writer(tmp_path):
+        pass

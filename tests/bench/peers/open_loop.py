@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +19,17 @@ __all__ = ["OpenLoad", "open_loop"]
 
 
 class OpenLoad(NamedTuple):
-    """Latencies from the intended send time, milliseconds, and calls that failed."""
+    """Latencies from the intended send time, milliseconds, of the calls that were answered; calls, and failed ones by status."""
 
     p50_ms: float
     p99_ms: float
     calls: int
-    failed: int
+    codes: dict[str, int]
+
+    @property
+    def failed(self) -> int:
+        """Calls without an answer."""
+        return sum(self.codes.values())
 
 
 def open_loop(address: str, method: str, body: bytes, *, rate: float, seconds: float, core: int) -> OpenLoad:
@@ -40,17 +46,16 @@ async def _run(address: str, method: str, body: bytes, rate: float, seconds: flo
     times = np.cumsum(np.random.default_rng(0).exponential(1.0 / rate, int(rate * seconds)))
     channels = [grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) for _ in range(4)]
     calls = [channel.unary_unary(method) for channel in channels]
-    await asyncio.gather(*(call(body) for call in calls for _ in range(8)))
+    await asyncio.gather(*(call(body) for call in calls for _ in range(8)), return_exceptions=True)
     latencies: list[float] = []
-    failed = 0
+    codes: Counter[str] = Counter()
 
     async def one(index: int, due_s: float) -> None:
-        nonlocal failed
         try:
             await calls[index % len(calls)](body)
             latencies.append(time.perf_counter() - due_s)
-        except grpc.aio.AioRpcError:
-            failed += 1
+        except grpc.aio.AioRpcError as error:
+            codes[error.code().name] += 1
 
     waiting, begun_s = [], time.perf_counter()
     for index, at_s in enumerate(times.tolist()):
@@ -58,8 +63,8 @@ async def _run(address: str, method: str, body: bytes, rate: float, seconds: flo
             await asyncio.sleep(left_s)
         waiting.append(asyncio.create_task(one(index, begun_s + at_s)))
     await asyncio.gather(*waiting)
-    p50, p99 = np.percentile(latencies, [50, 99]) * 1e3
-    return OpenLoad(float(p50), float(p99), len(times), failed)
+    p50, p99 = np.percentile(latencies or [np.nan], [50, 99]) * 1e3
+    return OpenLoad(float(p50), float(p99), len(times), dict(codes))
 
 
 def main() -> None:
