@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ope.intervals import Evidence, Interval
 from ope.moments import DENOMINATOR, NUMERATOR, WEIGHTS, Moments, squared_influence, totals, units
 from ope.rows import Floats
 
-__all__ = ["Estimate", "difference_of", "estimate_of", "values_and_gradients"]
+__all__ = ["DOUBTFUL_ESS", "Estimate", "contrast_of", "difference_of", "estimate_of", "values_and_gradients"]
 
 # Below this many effective rows a normal approximation of a weighted mean is poor: the worst case of the coverage studies that we keep.
 DOUBTFUL_ESS = 100.0
@@ -77,19 +77,24 @@ def estimate_of(
 
 def difference_of(moments: Moments, *, level: float, interval: Interval) -> Estimate:
     """Value of policy 0 less value of policy 1 on the same rows; exactly 0 with error 0 for twins. `level` in (0, 0.5)."""
-    slots = moments.weight_square.shape[1]
-    values, gradients = values_and_gradients(np.stack([_totals(moments, policy) for policy in (0, 1)]), slots=slots)
-
-    def statistic(resampled: Floats) -> Floats:
-        challenger, champion = (values_and_gradients(resampled[:, policy], slots=slots)[0] for policy in (0, 1))
-        return np.asarray(challenger - champion)
-
-    gradient = np.stack([gradients[0], -gradients[1]])
-    found = _with_error(moments, float(values[0] - values[1]), gradient, level, interval, _weights(moments, 0), statistic)
+    found = contrast_of(moments, signs=(1.0, -1.0), level=level, interval=interval)
     doubts = tuple(
         f"{name}: {doubt}" for p, name in enumerate(("challenger", "champion")) for doubt in _doubts(moments, _weights(moments, p))
     )
     return dataclasses.replace(found, reasons=doubts)
+
+
+def contrast_of(moments: Moments, *, signs: Sequence[float], level: float, interval: Interval) -> Estimate:
+    """Sum over the policies of sign x value on the same rows, with the error of that sum; its weights are those of policy 0."""
+    slots, policies = moments.weight_square.shape[1], range(len(signs))
+    values, gradients = values_and_gradients(np.stack([_totals(moments, policy) for policy in policies]), slots=slots)
+
+    def statistic(resampled: Floats) -> Floats:
+        of_each = [sign * values_and_gradients(resampled[:, policy], slots=slots)[0] for policy, sign in enumerate(signs)]
+        return np.asarray(sum(of_each))
+
+    value, gradient = sum(sign * each for sign, each in zip(signs, values, strict=True)), np.asarray(signs)[:, None] * gradients
+    return _with_error(moments, float(value), gradient, level, interval, _weights(moments, 0), statistic)
 
 
 def values_and_gradients(total: Floats, *, slots: int) -> tuple[Floats, Floats]:

@@ -41,6 +41,8 @@ class Interval(NamedTuple):
     beyond: Callable[[int, float], float] = _nothing_beyond
     # (evidence, level) -> both ends, for kinds that are no multiple of the standard error; rows must be kept by unit then.
     ends: Callable[[Evidence, float], tuple[float, float]] | None = None
+    # It holds at every look at once, and is a multiple of the standard error.
+    at_every_look: bool = False
 
 
 # Student's t with (units - 1) degrees of freedom: right for ONE look, at a number of rows that was fixed before.
@@ -63,7 +65,7 @@ def sequential(*, tuned_for: int) -> Interval:
         spread = units * rho2 + 1
         return math.sqrt(2 * spread / (units * rho2) * math.log1p(math.sqrt(spread) / level))
 
-    return Interval("asymptotic confidence sequence", half_width)
+    return Interval("asymptotic confidence sequence", half_width, at_every_look=True)
 
 
 def empirical_bernstein(*, span: float) -> Interval:
