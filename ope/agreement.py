@@ -63,11 +63,12 @@ def companion(names: Sequence[str], batch: Batch) -> str | None:
 
 
 class CrossCheck:
-    """Each assumption that the named estimators make of slates against the weakest of them, over all rows that are added."""
+    """Each assumption that the chosen estimators make of slates against the weakest of them, over all rows that are added."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._kinds = _kinds(names)
-        entries = [estimator(together[0]) for together in self._kinds]
+    def __init__(self, chosen: Sequence[Estimator]) -> None:
+        by_name = {entry.name: entry for entry in chosen}
+        self._kinds = _kinds(list(by_name))
+        entries = [by_name[together[0]] for together in self._kinds]
         self._checks = [agreement(other, entries[0]) for other in entries[1:]]
         self._moments: list[Moments] = []
         self._slates = False

@@ -70,17 +70,14 @@ def estimate_of(
     def statistic(resampled: Floats) -> Floats:
         return values_and_gradients(resampled[:, policy], slots=slots)[0]
 
-    weights = _weights(moments, policy)
-    found = _with_error(moments, float(value), gradient, level, interval, weights, statistic)
-    return dataclasses.replace(found, reasons=_doubts(moments, weights) + doubts, assumption=assumption, choice=choice)
+    found = _with_error(moments, float(value), gradient, level, interval, _weights(moments, policy), statistic)
+    return dataclasses.replace(found, reasons=_doubts(moments, policy) + doubts, assumption=assumption, choice=choice)
 
 
 def difference_of(moments: Moments, *, level: float, interval: Interval) -> Estimate:
     """Value of policy 0 less value of policy 1 on the same rows; exactly 0 with error 0 for twins. `level` in (0, 0.5)."""
-    found = contrast_of(moments, signs=(1.0, -1.0), level=level, interval=interval)
-    doubts = tuple(
-        f"{name}: {doubt}" for p, name in enumerate(("challenger", "champion")) for doubt in _doubts(moments, _weights(moments, p))
-    )
+    found = contrast_of(moments, signs=(1.0, -1.0), level=level, interval=interval.difference or interval)
+    doubts = tuple(f"{name}: {doubt}" for p, name in enumerate(("challenger", "champion")) for doubt in _doubts(moments, p))
     return dataclasses.replace(found, reasons=doubts)
 
 
@@ -181,7 +178,8 @@ def _weights(moments: Moments, policy: int) -> SlotWeights | None:
     return min(deciding, key=lambda slot: (slot.effective_sample_size, slot.slot)) if deciding else None
 
 
-def _doubts(moments: Moments, weights: SlotWeights | None) -> tuple[str, ...]:
+def _doubts(moments: Moments, policy: int) -> tuple[str, ...]:
+    weights = _weights(moments, policy)
     rows = int(moments.unit_rows + moments.alone_rows)
     if rows == 0:
         return ("no rows: nothing was observed",)
@@ -190,6 +188,8 @@ def _doubts(moments: Moments, weights: SlotWeights | None) -> tuple[str, ...]:
         return tuple(doubts)
     if weights.square == 0:
         return (*doubts, "every weight is 0: the target policy never takes a logged action, so the log has no evidence of it")
+    if not totals(moments)[policy, DENOMINATOR]:
+        doubts.append("nothing that the target policy takes was seen, so a mean per impression has no evidence")
     if weights.effective_sample_size < DOUBTFUL_ESS:
         doubts.append(f"effective sample size {weights.effective_sample_size:.1f} of {rows} rows is below {DOUBTFUL_ESS:.0f}")
     if weights.largest > DOUBTFUL_SHARE * weights.mean * rows:
