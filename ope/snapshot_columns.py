@@ -6,20 +6,22 @@ that always takes one action gives weights of 0 and 1 / propensity.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from bandits.keys import DECISION_ID_BYTES
 from bandits.loaded import LoadedPolicy
-from bandits.requests import requests_from_observations
+from bandits.requests import Requests, requests_from_observations
 from ope.errors import SourceError
+from ope.observed import padded
 from ope.parquet_log import checked_columns, checked_propensities, is_list, keys_of, numbers_of, open_dataset
-from ope.rows import Batch, prefix_weights
+from ope.rows import Batch, Floats, prefix_weights
 
 __all__ = ["SnapshotColumns", "batches_under", "read_under"]
 
@@ -50,6 +52,11 @@ class SnapshotColumns:
     unit: str | None = None
     seen: str | None = None
 
+    @property
+    def own_candidates(self) -> bool:
+        """Does a row say more of its candidates than which of all actions may be shown, or name its key?"""
+        return any(one is not None for one in (self.candidates, self.candidate_features, self.candidate_scores, self.decision_id))
+
     def named(self) -> list[tuple[str, str]]:
         """(Flag, column) of those that are given."""
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "context"}
@@ -77,13 +84,9 @@ def batches_under(dataset: ds.Dataset, columns: SnapshotColumns, *, policy: Load
 
 def _batch(rows: pa.Table, columns: SnapshotColumns, policy: LoadedPolicy, *, first: int) -> Batch:
     slates = is_list(rows.schema.field(columns.action))
-    asked = _as_observations(rows, columns, policy, first=first)
-    _, context_size, feature_size = policy.manifest.dims
-    requests, logged = requests_from_observations(
-        asked, actions=policy.manifest.actions, context_size=context_size, feature_size=feature_size
-    )
+    requests, logged = _requests(rows, columns, policy, first=first)
     present = np.arange(logged.shape[1]) < requests.slots[:, None]
-    _refuse_strangers(asked, present & (logged < 0), columns.action, first)
+    _refuse_strangers(rows, present & (logged < 0), columns.action, first)
     propensity = checked_propensities(rows, columns.propensity, slates=slates, present=present)
     return Batch(
         numbers_of(rows, columns.reward, slates=slates),
@@ -91,6 +94,48 @@ def _batch(rows: pa.Table, columns: SnapshotColumns, policy: LoadedPolicy, *, fi
         unit=None if columns.unit is None else keys_of(rows[columns.unit]),
         seen=None if columns.seen is None else numbers_of(rows, columns.seen, slates=slates),
     )
+
+
+def _requests(rows: pa.Table, columns: SnapshotColumns, policy: LoadedPolicy, *, first: int) -> tuple[Requests, npt.NDArray[np.int32]]:
+    """The requests, and the logged slates as indices into each row's candidates, -1 where there is no such slot or candidate."""
+    _, context_size, feature_size = policy.manifest.dims
+    if columns.own_candidates or feature_size:
+        asked = _as_observations(rows, columns, policy, first=first)
+        return requests_from_observations(asked, actions=policy.manifest.actions, context_size=context_size, feature_size=feature_size)
+    # Every action is a candidate: no list of texts a row, which would cost more than the policy.
+    logged, slots = _logged(rows, columns.action, policy.manifest.actions)
+    number = np.uint64(first) + np.arange(rows.num_rows, dtype=np.uint64)
+    requests = Requests.of(
+        _matrix(_context(rows, columns.context), context_size, ", ".join(columns.context) or "context"),
+        np.arange(len(policy.manifest.actions)),
+        slots=slots,
+        draw_key=np.stack([number & np.uint64(0xFFFFFFFF), number >> np.uint64(32)], axis=1),
+        eligible=None if columns.eligible is None else _mask(rows, columns.eligible, len(policy.manifest.actions)),
+    )
+    return requests, logged
+
+
+def _logged(rows: pa.Table, column: str, actions: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Places of the logged actions among `actions`, i32[n, L], -1 where there is none; and how many each row has."""
+    lists = _texts(rows, column).combine_chunks()
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    place = pc.index_in(lists.flatten(), value_set=pa.array(actions)).fill_null(-1)
+    lengths = pc.list_value_length(lists).fill_null(0).to_numpy().astype(np.int64)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    values, given = padded(pa.chunked_array([pa.ListArray.from_arrays(offsets, place)]))
+    return np.where(given, values, -1).astype(np.int32), lengths
+
+
+def _matrix(column: pa.ChunkedArray | pa.Array, size: int, name: str) -> Floats:
+    values, given = padded(column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column]))
+    if not (given.sum(axis=1) == size).all() or (size and values.shape[1] != size):
+        found = int(next(count for count in given.sum(axis=1) if count != size))
+        raise SourceError(f"column {name!r}: a logged vector has {found} numbers, the schema {size}; use the snapshot of that schema")
+    return values[:, :size]
+
+
+def _mask(rows: pa.Table, column: str, size: int) -> npt.NDArray[np.bool_]:
+    return _matrix(_lists(rows, column, pa.bool_()), size, column).astype(bool)
 
 
 def _as_observations(rows: pa.Table, columns: SnapshotColumns, policy: LoadedPolicy, *, first: int) -> pa.Table:
@@ -150,9 +195,9 @@ def _decision_ids(rows: pa.Table, column: str | None, first: int) -> list[bytes]
     return [one if len(one) == DECISION_ID_BYTES else hashlib.blake2b(one, digest_size=DECISION_ID_BYTES).digest() for one in given]
 
 
-def _refuse_strangers(asked: pa.Table, strange: npt.NDArray[np.bool_], column: str, first: int) -> None:
+def _refuse_strangers(rows: pa.Table, strange: npt.NDArray[np.bool_], column: str, first: int) -> None:
     """Raises SourceError for a row whose action is not among its candidates."""
     if len(wrong := np.argwhere(strange)):
         row, slot = wrong[0]
-        action = asked["slot_action"][int(row)].as_py()[slot]
+        action = _texts(rows, column)[int(row)].as_py()[slot]
         raise SourceError(f"column {column!r}: {action!r} in row {first + row} is not among the row's candidates; map the row's own list")

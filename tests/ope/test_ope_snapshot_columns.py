@@ -34,6 +34,12 @@ def published(root: Path, name: str, **given: Any) -> tuple[Store, str]:
 
 
 @pytest.fixture(scope="module")
+def greedy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, str]:
+    """A policy that always takes the action of the largest mean."""
+    return published(tmp_path_factory.mktemp("greedy"), "epsilon_greedy", settings={"epsilon": 0.0})
+
+
+@pytest.fixture(scope="module")
 def slates() -> pl.DataFrame:
     """Slates of two distinct actions of three or four candidates, drawn evenly: c stands in half of the lists."""
     rng = np.random.default_rng(2)
@@ -61,9 +67,9 @@ def evaluated(capsys: pytest.CaptureFixture[str], log: Path, *arguments: str) ->
 
 
 def test_parquet_and_delta_get_the_weights_that_the_policy_itself_gives(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], slates: pl.DataFrame
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], slates: pl.DataFrame, greedy: tuple[Store, str]
 ) -> None:
-    store, digest = published(tmp_path, "softmax")
+    store, digest = greedy
     slates.write_parquet(tmp_path / "log.parquet", row_group_size=100)
     deltalake.write_deltalake(tmp_path / "table", slates.to_arrow())
     folder = str(store.snapshot_dir(digest))
@@ -86,7 +92,7 @@ def test_parquet_and_delta_get_the_weights_that_the_policy_itself_gives(
 
 
 def test_deterministic_policies_and_masks_are_asked_as_they_serve(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], slates: pl.DataFrame
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], slates: pl.DataFrame, greedy: tuple[Store, str]
 ) -> None:
     """Single actions, every action of the snapshot a candidate: greedy gives weights of 0 and 1 / p, and what is masked weighs 0.
 
@@ -101,11 +107,15 @@ def test_deterministic_policies_and_masks_are_asked_as_they_serve(
     frame.write_parquet(tmp_path / "log.parquet")
     columns = ["--action", "a", "--propensity", "q", "--context", "x"]
     reward = frame["reward"].to_numpy()
-    store, greedy = published(tmp_path, "epsilon_greedy", settings={"epsilon": 0.0})
-    found = evaluated(capsys, tmp_path / "log.parquet", "--snapshot", str(store.snapshot_dir(greedy)), *columns)["ips"]
-    best = store.load(greedy).decide(Requests.of(np.array(slates["x"].to_list()), np.arange(4)), slots=1).slates[:, 0]
+    store, digest = greedy
+    found = evaluated(capsys, tmp_path / "log.parquet", "--snapshot", str(store.snapshot_dir(digest)), *columns)["ips"]
+    best = store.load(digest).decide(Requests.of(np.array(slates["x"].to_list()), np.arange(4)), slots=1).slates[:, 0]
     assert found["value"] == pytest.approx((4.0 * (best == action) * reward).mean(), rel=1e-8)
     assert found["largest_weight"] == pytest.approx(4.0, rel=1e-8)
+    # The same with every row's candidates spelt out, which takes another way through.
+    frame.with_columns(every=pl.lit(list(ACTIONS))).write_parquet(tmp_path / "spelt.parquet")
+    spelt = evaluated(capsys, tmp_path / "spelt.parquet", "--snapshot", str(store.snapshot_dir(digest)), *columns, "--candidates", "every")
+    assert spelt["ips"]["value"] == pytest.approx(found["value"], rel=1e-12)
     store, uniform = published(tmp_path, "uniform", wrappers=[{"name": "mask", "never": [3]}])
     found = evaluated(capsys, tmp_path / "log.parquet", "--snapshot", str(store.snapshot_dir(uniform)), *columns, "--eligible", "ok")["ips"]
     allowed = ~masked & (np.arange(4) < 3)
@@ -129,6 +139,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "--weight p: given beside --snapshot, which makes the weights" in refused(*folder, *MAPPED, "--weight", "p")
     assert "--context: no column 'y'; did you mean" in refused(*folder, *MAPPED, "--context", "y")
     assert "a logged vector has 2 numbers, the schema 3" in refused(*folder, *MAPPED, "--context", "x0", "--context", "x1")
+    alone = ["--action", "member", "--reward", "r", "--propensity", "p", *folder]
+    assert "in row 0 is not among the row's candidates" in refused(*alone, *context)
+    assert "column 'x0, x1': a logged vector has 2 numbers, the schema 3" in refused(*alone, "--context", "x0", "--context", "x1")
     assert "is not among the row's candidates" in refused(*folder, *MAPPED, *context, "--action", "other")
     assert "column 'short': its lists are not as long as the slates" in refused(*folder, *MAPPED, *context, "--propensity", "short")
     assert "column 'member': is int64; it must hold lists" in refused(*folder, *MAPPED, *context, "--eligible", "member")
