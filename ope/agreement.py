@@ -94,7 +94,7 @@ class CrossCheck:
         for check, moments, together in zip(self._checks, self._moments, self._kinds[1:], strict=True):
             said = contradiction(moments, (check.first, check.second), level=FALSE_ALARM / len(self._checks), interval=by)
             for name in (*together, *self._kinds[0]) if said else ():
-                found[name] = (*found.get(name, ()), str(said))
+                found[name] = (*found.get(name, ()), f"{said}: hold")
         return found
 
 
@@ -129,7 +129,7 @@ def contradiction(
     first, second = names
     return (
         f"{first} and {second} contradict each other: {first} is {found.value:+.4g} from {second} on the same rows, {_errors(found)}. "
-        f"Hold: what {first} assumes ({estimator(first).assumption}) seems to fail"
+        f"What {first} assumes ({estimator(first).assumption}) seems to fail"
     )
 
 
