@@ -1,25 +1,21 @@
 """`ope compare`: two policies on the same logged decisions."""
 
 import dataclasses
-import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+import polars as pl
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from ope import dsjson_log, open_bandit, parquet_log
-from ope.commands_evaluate import Format
+from ope import dsjson_log, open_bandit, parquet_log, plots
+from ope.answers import print_comparisons
+from ope.commands_evaluate import INTERVAL_HELP, SPAN_HELP, Format, Per, seen_is_mapped
 from ope.errors import SourceError
-from ope.estimate import Estimate
 from ope.evaluate import compare as comparisons_of
-from ope.interval_names import INTERVALS, interval_of
-from ope.paired import Comparison
+from ope.interval_names import interval_of
 from ope.parquet_log import ColumnMapping
+from ope.progress import counted
 from ope.rows import Batch, as_logged
 
 __all__ = ["compare"]
@@ -36,69 +32,78 @@ def compare(
     target_propensity: Annotated[str | None, typer.Option(help="Columns: the challenger's propensity of the logged action.")] = None,
     q_logged: Annotated[str | None, typer.Option(help="Columns: the reward model at the logged action.")] = None,
     v_target: Annotated[str | None, typer.Option(help="Columns: the reward model's mean under the challenger.")] = None,
+    marginal_weight: Annotated[
+        str | None, typer.Option(help="Columns: of slates, the challenger's weight of each item in its slot.")
+    ] = None,
+    slate_weight: Annotated[str | None, typer.Option(help="Columns: of slates, the challenger's pseudo-inverse weight.")] = None,
     champion_weight: Annotated[str | None, typer.Option(help="Columns: the champion's weight; without any, the logging policy.")] = None,
     champion_propensity: Annotated[str | None, typer.Option(help="Columns: the champion's propensity of the logged action.")] = None,
     champion_v_target: Annotated[str | None, typer.Option(help="Columns: the reward model's mean under the champion.")] = None,
+    champion_marginal_weight: Annotated[str | None, typer.Option(help="Columns: of slates, the champion's of each item.")] = None,
+    champion_slate_weight: Annotated[str | None, typer.Option(help="Columns: of slates, the champion's pseudo-inverse weight.")] = None,
     unit: Annotated[str | None, typer.Option(help="Columns, dsjson: the randomised unit; errors are clustered by it.")] = None,
+    seen: Annotated[str | None, typer.Option(help="Columns: 1 where it was seen, 0 where not; for --per impression.")] = None,
     target: Annotated[str, typer.Option(help="Open Bandit, dsjson: the challenger, as in `ope evaluate`.")] = "uniform",
     against: Annotated[str | None, typer.Option(help="Open Bandit, dsjson: the champion; without it, the logging policy.")] = None,
     estimator: Annotated[list[str] | None, typer.Option(help="Estimator to use; repeatable. Without it, all that the log allows.")] = None,
-    interval: Annotated[str, typer.Option(help=f"Kind of interval: {', '.join(INTERVALS)}.")] = "student-t",
+    per: Annotated[
+        Per, typer.Option(help="What a value is a mean over: decisions as logged, or impressions, what was seen.")
+    ] = Per.DECISION,
+    interval: Annotated[str, typer.Option(help=INTERVAL_HELP)] = "student-t",
+    span: Annotated[tuple[float, float] | None, typer.Option(help=SPAN_HELP)] = None,
     level: Annotated[float, typer.Option(help="Probability that an interval misses, in (0, 0.5).")] = 0.05,
+    plot: Annotated[Path | None, typer.Option(help="Picture of values and differences to write: a .png or .svg file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Compares two policies on the same logged decisions: the value of each, and the difference with the error of the difference."""
     if format is Format.OBSERVATIONS:
         raise SourceError("--format observations: snapshots are compared by `ope gate`, which has the vetoes; give another kind of log")
+    if plot is not None:
+        plots.check_path(plot)
+    kind = interval_of(interval, span=span)
     other: Iterator[Batch] | None
+    rows: int | None = None
     if format is Format.OPEN_BANDIT:
-        challenger, other = _open_bandit(log, target), None if against is None else _open_bandit(log, against)
+        frame = open_bandit.read_log(log)
+        challenger, other = (None if policy is None else _open_bandit(frame, policy) for policy in (target, against))
+        rows = len(frame)
     elif format is Format.DSJSON:
         challenger = dsjson_log.read_batches(log, target=target, unit=unit)
         other = None if against is None else dsjson_log.read_batches(log, target=against, unit=unit)
     else:
-        mapping = ColumnMapping(reward, weight, propensity, target_propensity, q_logged, v_target, unit)
-        champion = _champion(mapping, champion_weight, champion_propensity, champion_v_target)
+        seen_is_mapped(seen, per)
+        mapping = ColumnMapping(
+            reward, weight, propensity, target_propensity, q_logged, v_target, unit, marginal_weight, slate_weight, seen
+        )
+        theirs = (champion_weight, champion_propensity, champion_v_target, champion_marginal_weight, champion_slate_weight)
+        champion = _champion(mapping, *theirs)
         challenger = parquet_log.read_batches(log, mapping, kind=format)
         other = None if champion is None else parquet_log.read_batches(log, champion, kind=format)
+        rows = parquet_log.count_rows(log, kind=format)
+    assert challenger is not None
     pairs = ((batch, as_logged(batch)) for batch in challenger) if other is None else zip(challenger, other, strict=True)
-    _show(comparisons_of(pairs, names=tuple(estimator or ()), level=level, interval=interval_of(interval)), as_json=as_json)
+    found = comparisons_of(counted(pairs, rows=rows), names=tuple(estimator or ()), level=level, interval=kind, denominator=per)
+    print_comparisons(found, as_json=as_json)
+    if plot is not None:
+        plots.plot_comparisons(plot, found=found)
 
 
-def _open_bandit(log: Path, target: str) -> Iterator[Batch]:
-    rows = open_bandit.read_log(log)
+def _open_bandit(rows: pl.DataFrame, target: str) -> Iterator[Batch]:
     return open_bandit.batches(rows, open_bandit.target_probabilities(target, rows))
 
 
-def _champion(mapping: ColumnMapping, weight: str | None, propensity: str | None, value: str | None) -> ColumnMapping | None:
+def _champion(
+    mapping: ColumnMapping, weight: str | None, propensity: str | None, value: str | None, marginal: str | None, slate: str | None
+) -> ColumnMapping | None:
     """The champion's columns beside the challenger's; None where it has none, and is the logging policy."""
-    if weight is None and propensity is None and value is None:
+    if (weight, propensity, value, marginal, slate) == (None,) * 5:
         return None
-    logged = None if propensity is None else mapping.propensity
-    return dataclasses.replace(mapping, weight=weight, propensity=logged, target_propensity=propensity, v_target=value)
-
-
-def _show(found: dict[str, Comparison], *, as_json: bool) -> None:
-    if as_json:
-        plain = {name: {part: _plain(getattr(one, part)) for part in one._fields} for name, one in found.items()}
-        print(json.dumps({"comparisons": plain}, indent=2, allow_nan=False))
-        return
-    console, level = Console(), next(iter(found.values())).difference.level
-    table = Table("estimator", "challenger", "champion", "difference", "standard error", f"{1 - level:.0%} interval", "effective rows")
-    for name, one in found.items():
-        ends = f"{_digits(one.difference.lower)} to {_digits(one.difference.upper)}"
-        values = (_digits(estimate.value) for estimate in one)
-        table.add_row(name, *values, _digits(one.difference.standard_error), ends, _digits(one.difference.effective_sample_size, ".0f"))
-    console.print(table)
-    for name, one in found.items():
-        for reason in one.difference.reasons:
-            console.print(f"{name}: {escape(reason)}", highlight=False)
-
-
-def _plain(estimate: Estimate) -> dict[str, Any]:
-    numbers = dataclasses.asdict(estimate).items()
-    return {name: None if isinstance(number, float) and math.isnan(number) else number for name, number in numbers}
-
-
-def _digits(value: float, form: str = ".6f") -> str:
-    return "-" if math.isnan(value) else format(value, form)
+    return dataclasses.replace(
+        mapping,
+        weight=weight,
+        propensity=None if propensity is None else mapping.propensity,
+        target_propensity=propensity,
+        v_target=value,
+        marginal_weight=marginal,
+        slate_weight=slate,
+    )

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from ope.coverage import ESTIMATORS, Covered, coverage
 from ope.coverage_worlds import DESIGNS
 from ope.gate.commands_coverage import gate_coverage
+from ope.progress import bar_on
 
 __all__ = ["coverage_command"]
 
@@ -35,7 +35,7 @@ def coverage_command(
     replications = replications or 2_000
     designs, names = tuple(design or DESIGNS), tuple(estimator or ESTIMATORS)
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with bar_on(console) as progress:
         bar = progress.add_task("logs", total=replications * len(designs))
         asked = coverage(
             designs, replications=replications, level=level, seed=seed, names=names, advance=lambda done: progress.advance(bar, done)

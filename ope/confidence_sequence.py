@@ -60,7 +60,7 @@ def extend(state: Sequence, contributions: Floats) -> Sequence:
     if outside.any():
         at = int(np.flatnonzero(outside)[0])
         raise RowsError(
-            f"contribution {state.seen + at} is {contributions[at]}; it must lie in [{state.low}, {state.high}]: widen the bounds"
+            f"contribution {state.seen + at} is {contributions[at]}; it must lie in the span [{state.low}, {state.high}]: widen the span"
         )
     x = (contributions - state.low) / (state.high - state.low)
     time = state.seen + 1 + np.arange(len(x))

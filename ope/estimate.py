@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ope.intervals import Evidence, Interval
 from ope.moments import DENOMINATOR, NUMERATOR, WEIGHTS, Moments, squared_influence, totals, units
 from ope.rows import Floats
 
-__all__ = ["Estimate", "difference_of", "estimate_of", "values_and_gradients"]
+__all__ = ["DOUBTFUL_ESS", "Estimate", "contrast_of", "difference_of", "estimate_of", "values_and_gradients"]
 
 # Below this many effective rows a normal approximation of a weighted mean is poor: the worst case of the coverage studies that we keep.
 DOUBTFUL_ESS = 100.0
@@ -70,26 +70,28 @@ def estimate_of(
     def statistic(resampled: Floats) -> Floats:
         return values_and_gradients(resampled[:, policy], slots=slots)[0]
 
-    weights = _weights(moments, policy)
-    found = _with_error(moments, float(value), gradient, level, interval, weights, statistic)
-    return dataclasses.replace(found, reasons=_doubts(moments, weights) + doubts, assumption=assumption, choice=choice)
+    found = _with_error(moments, float(value), gradient, level, interval, _weights(moments, policy), statistic)
+    return dataclasses.replace(found, reasons=_doubts(moments, policy) + doubts, assumption=assumption, choice=choice)
 
 
 def difference_of(moments: Moments, *, level: float, interval: Interval) -> Estimate:
     """Value of policy 0 less value of policy 1 on the same rows; exactly 0 with error 0 for twins. `level` in (0, 0.5)."""
-    slots = moments.weight_square.shape[1]
-    values, gradients = values_and_gradients(np.stack([_totals(moments, policy) for policy in (0, 1)]), slots=slots)
+    found = contrast_of(moments, signs=(1.0, -1.0), level=level, interval=interval.difference or interval)
+    doubts = tuple(f"{name}: {doubt}" for p, name in enumerate(("challenger", "champion")) for doubt in _doubts(moments, p))
+    return dataclasses.replace(found, reasons=doubts)
+
+
+def contrast_of(moments: Moments, *, signs: Sequence[float], level: float, interval: Interval) -> Estimate:
+    """Sum over the policies of sign x value on the same rows, with the error of that sum; its weights are those of policy 0."""
+    slots, policies = moments.weight_square.shape[1], range(len(signs))
+    values, gradients = values_and_gradients(np.stack([_totals(moments, policy) for policy in policies]), slots=slots)
 
     def statistic(resampled: Floats) -> Floats:
-        challenger, champion = (values_and_gradients(resampled[:, policy], slots=slots)[0] for policy in (0, 1))
-        return np.asarray(challenger - champion)
+        of_each = [sign * values_and_gradients(resampled[:, policy], slots=slots)[0] for policy, sign in enumerate(signs)]
+        return np.asarray(sum(of_each))
 
-    gradient = np.stack([gradients[0], -gradients[1]])
-    found = _with_error(moments, float(values[0] - values[1]), gradient, level, interval, _weights(moments, 0), statistic)
-    doubts = tuple(
-        f"{name}: {doubt}" for p, name in enumerate(("challenger", "champion")) for doubt in _doubts(moments, _weights(moments, p))
-    )
-    return dataclasses.replace(found, reasons=doubts)
+    value, gradient = sum(sign * each for sign, each in zip(signs, values, strict=True)), np.asarray(signs)[:, None] * gradients
+    return _with_error(moments, float(value), gradient, level, interval, _weights(moments, 0), statistic)
 
 
 def values_and_gradients(total: Floats, *, slots: int) -> tuple[Floats, Floats]:
@@ -176,7 +178,8 @@ def _weights(moments: Moments, policy: int) -> SlotWeights | None:
     return min(deciding, key=lambda slot: (slot.effective_sample_size, slot.slot)) if deciding else None
 
 
-def _doubts(moments: Moments, weights: SlotWeights | None) -> tuple[str, ...]:
+def _doubts(moments: Moments, policy: int) -> tuple[str, ...]:
+    weights = _weights(moments, policy)
     rows = int(moments.unit_rows + moments.alone_rows)
     if rows == 0:
         return ("no rows: nothing was observed",)
@@ -185,6 +188,8 @@ def _doubts(moments: Moments, weights: SlotWeights | None) -> tuple[str, ...]:
         return tuple(doubts)
     if weights.square == 0:
         return (*doubts, "every weight is 0: the target policy never takes a logged action, so the log has no evidence of it")
+    if not totals(moments)[policy, DENOMINATOR]:
+        doubts.append("nothing that the target policy takes was seen, so a mean per impression has no evidence")
     if weights.effective_sample_size < DOUBTFUL_ESS:
         doubts.append(f"effective sample size {weights.effective_sample_size:.1f} of {rows} rows is below {DOUBTFUL_ESS:.0f}")
     if weights.largest > DOUBTFUL_SHARE * weights.mean * rows:

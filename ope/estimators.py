@@ -5,6 +5,7 @@ number that tames its weights, `clipped_ips:5`, or how to choose that number on 
 Other packages add entries through the entry points of the group `slateloop.estimators`: each an Estimator.
 """
 
+import dataclasses
 import importlib.metadata
 import math
 from collections.abc import Callable, Mapping
@@ -48,6 +49,8 @@ class Estimator(NamedTuple):
     finish: Finish
     # Terms of a batch that is checked already and has what it needs; None where moments are no sum of terms of one policy.
     raw: Callable[[Batch], Terms] | None = None
+    # What its value is a mean over (`ope.impressions`).
+    denominator: str = "decision"
 
 
 class Family(NamedTuple):
@@ -120,7 +123,13 @@ def require(batch: Batch, *, name: str, needs: tuple[str, ...]) -> None:
 
 
 def entry_of(
-    name: str, make: Callable[[Batch], Terms], *, assumption: str, needs: tuple[str, ...] = ("weight",), doubts: tuple[str, ...] = ()
+    name: str,
+    make: Callable[[Batch], Terms],
+    *,
+    assumption: str,
+    needs: tuple[str, ...] = ("weight",),
+    doubts: tuple[str, ...] = (),
+    denominator: str = "decision",
 ) -> Estimator:
     """An entry whose value follows from its terms, `make(batch)` of a checked batch."""
 
@@ -131,9 +140,10 @@ def entry_of(
         return gather([terms(batch)], unit=batch.unit)
 
     def finish(moments: Moments, level: float, interval: Interval = STUDENT_T) -> Estimate:
-        return estimate_of(moments, level=level, interval=interval, doubts=doubts, assumption=assumption)
+        found = estimate_of(moments, level=level, interval=interval, doubts=doubts, assumption=assumption)
+        return dataclasses.replace(found, denominator=denominator)
 
-    return Estimator(name, assumption, needs, terms, moments, merge, finish, make)
+    return Estimator(name, assumption, needs, terms, moments, merge, finish, make, denominator)
 
 
 def _on_policy(batch: Batch) -> Terms:

@@ -7,11 +7,15 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 from scipy import stats
 
+from ope import confidence_sequence
 from ope.rows import Floats, Keys
 
-__all__ = ["STUDENT_T", "Evidence", "Interval", "empirical_bernstein", "sequential"]
+__all__ = ["STUDENT_T", "Evidence", "Interval", "empirical_bernstein", "predictable_mixture", "sequential"]
+
+_ROUNDING = 1e-9
 
 
 class Evidence(NamedTuple):
@@ -41,6 +45,12 @@ class Interval(NamedTuple):
     beyond: Callable[[int, float], float] = _nothing_beyond
     # (evidence, level) -> both ends, for kinds that are no multiple of the standard error; rows must be kept by unit then.
     ends: Callable[[Evidence, float], tuple[float, float]] | None = None
+    # It holds at every look at once, and is a multiple of the standard error.
+    at_every_look: bool = False
+    # The kind for a paired difference, where it is another: contributions of a difference have another span.
+    difference: "Interval | None" = None
+    # Rows without a unit are kept one by one, in their order, instead of being dealt into groups: memory grows with rows.
+    by_row: bool = False
 
 
 # Student's t with (units - 1) degrees of freedom: right for ONE look, at a number of rows that was fixed before.
@@ -63,22 +73,50 @@ def sequential(*, tuned_for: int) -> Interval:
         spread = units * rho2 + 1
         return math.sqrt(2 * spread / (units * rho2) * math.log1p(math.sqrt(spread) / level))
 
-    return Interval("asymptotic confidence sequence", half_width)
+    return Interval("asymptotic confidence sequence", half_width, at_every_look=True)
 
 
-def empirical_bernstein(*, span: float) -> Interval:
-    """Holds at any number of units, for contributions that lie within `span` of each other, in the metric's unit.
+def empirical_bernstein(*, low: float, high: float) -> Interval:
+    """Holds at any number of units, for contributions that lie in [low, high], in the metric's unit.
 
     With s the standard error of n units and delta = level / 2, each side reaches
 
-        s sqrt(2 log(2 / delta)) + 7 span log(2 / delta) / (3 (n - 1))
+        s sqrt(2 log(2 / delta)) + 7 (high - low) log(2 / delta) / (3 (n - 1))
 
     (Maurer and Pontil, "Empirical Bernstein bounds and sample-variance penalization", 2009, theorem 4). A contribution is what one
     unit adds to the value, times the number of units: for rows that are their own unit, w r of IPS lies in [0, largest w x largest r].
-    It is exact for means (ips, dr and their tamed forms), and asymptotic where weights are normalised by themselves.
+    It is exact for means (ips, dr and their tamed forms), and asymptotic where weights are normalised by themselves. A paired difference
+    of two that lie in [low, high] lies in [low - high, high - low]. Raises RowsError for bounds that make no sense.
     """
+    confidence_sequence.begin(low=low, high=high, level=0.05)
+    return _bernstein(high - low)._replace(difference=_bernstein(2 * (high - low)))
+
+
+def _bernstein(span: float) -> Interval:
     return Interval(
         "empirical Bernstein",
         lambda units, level: math.sqrt(2 * math.log(4 / level)),
         lambda units, level: 7 * span * math.log(4 / level) / (3 * (units - 1)),
     )
+
+
+def predictable_mixture(*, low: float, high: float) -> Interval:
+    """Predictable-mixture empirical Bernstein (`ope.confidence_sequence`), for contributions as in `empirical_bernstein`.
+
+    It holds at any number of rows, and at every look if the looks are at growing logs: rows that are their own unit in the order of the
+    log, named units in the order of their keys, which says nothing of their rewards. Raises RowsError for bounds that make no sense,
+    and, when it is asked, for a contribution outside them.
+    """
+    confidence_sequence.begin(low=low, high=high, level=0.05)
+    return _mixture(low, high)._replace(difference=_mixture(low - high, high - low))
+
+
+def _mixture(low: float, high: float) -> Interval:
+    def ends(evidence: Evidence, level: float) -> tuple[float, float]:
+        contributions = evidence.value + len(evidence.influence) * evidence.influence
+        inside = np.clip(contributions, low, high)
+        # What is outside by rounding is inside.
+        kept = np.where(np.abs(contributions - inside) <= _ROUNDING * (high - low), inside, contributions)
+        return confidence_sequence.ends(confidence_sequence.extend(confidence_sequence.begin(low=low, high=high, level=level), kept))
+
+    return Interval("predictable-mixture empirical Bernstein", lambda units, level: math.nan, ends=ends, by_row=True)

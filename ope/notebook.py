@@ -34,10 +34,18 @@ __all__ = ["compare", "coverage", "diagnose", "evaluate", "fit"]
 
 
 def evaluate(
-    rows: Any, *, columns: Mapping[str, str], estimators: Sequence[str] = (), interval: str = "student-t", level: float = 0.05
+    rows: Any,
+    *,
+    columns: Mapping[str, str],
+    estimators: Sequence[str] = (),
+    interval: str = "student-t",
+    span: tuple[float, float] | None = None,
+    level: float = 0.05,
+    per: str = "decision",
 ) -> pa.Table:
     """Estimates of a table's rows. Raises SourceError for a column that is not there, RowsError for rows that allow no estimate."""
-    found = estimates_of(_batches(rows, columns), names=estimators, interval=interval_of(interval), level=level)
+    by = interval_of(interval, span=span)
+    found = estimates_of(_batches(rows, columns), names=estimators, interval=by, level=level, denominator=per)
     return _table([(name, "value", estimate) for name, estimate in found.items()])
 
 
@@ -48,12 +56,15 @@ def compare(
     champion: Mapping[str, str] | None = None,
     estimators: Sequence[str] = (),
     interval: str = "student-t",
+    span: tuple[float, float] | None = None,
     level: float = 0.05,
+    per: str = "decision",
 ) -> pa.Table:
     """Challenger, champion and difference; `champion` maps the columns in which it differs, and without it is the logging policy."""
     mine = _batches(rows, columns)
     theirs = [as_logged(batch) for batch in mine] if champion is None else _batches(rows, {**columns, **champion})
-    found = comparisons_of(zip(mine, theirs, strict=True), names=estimators, interval=interval_of(interval), level=level)
+    by, pairs = interval_of(interval, span=span), zip(mine, theirs, strict=True)
+    found = comparisons_of(pairs, names=estimators, interval=by, level=level, denominator=per)
     return _table([(name, part, getattr(one, part)) for name, one in found.items() for part in one._fields])
 
 

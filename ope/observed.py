@@ -26,6 +26,7 @@ COLUMNS = (
     "unit_id",
     "slot_numerator",
     "slot_reward",
+    "slot_seen",
     "reward",
     "outcomes",
     "overridden",
@@ -50,6 +51,8 @@ class Observed(NamedTuple):
     present: npt.NDArray[np.bool_]
     # Metric of each slot, f64[n, L]: 0 where it was not seen; what belongs to the whole slate stands in its last slot.
     reward: Floats
+    # 1 where the slot was seen, 0 where not, f64[n, L].
+    seen: Floats
 
 
 def longest_window_us(task: TaskFile) -> int:
@@ -111,15 +114,22 @@ def observed(rows: pa.Table, *, metric: str) -> Observed:
         numerator=numerator,
         present=present,
         reward=_rewards(rows, present) if metric == "reward" else _outcome(rows, present, metric),
+        seen=_like(padded(rows["slot_seen"])[0], present),
     )
 
 
 def _rewards(rows: pa.Table, present: npt.NDArray[np.bool_]) -> Floats:
-    by_slot = np.zeros(present.shape)
-    values, given = padded(rows["slot_reward"])
-    by_slot[:, : values.shape[1]] = np.where(given, values, 0.0)[:, : present.shape[1]]
+    by_slot = _like(padded(rows["slot_reward"])[0], present)
     slate = rows["reward"].to_numpy() - by_slot.sum(axis=1)
     return _on_last(by_slot, present, slate)
+
+
+def _like(values: Floats, present: npt.NDArray[np.bool_]) -> Floats:
+    """The values with as many slots as were decided; 0 where there is none."""
+    found = np.zeros(present.shape)
+    slots = min(values.shape[1], present.shape[1])
+    found[:, :slots] = values[:, :slots]
+    return found
 
 
 def _outcome(rows: pa.Table, present: npt.NDArray[np.bool_], metric: str) -> Floats:

@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from ope import reward_model
@@ -77,6 +78,8 @@ def batches(log: pl.DataFrame, target: Probabilities) -> Iterator[Batch]:
             weight=(rows["probability"] / rows["propensity"]).to_numpy(),
             q_logged=rows["q"].to_numpy(),
             v_target=rows["v"].to_numpy(),
+            # Every row of these logs is an impression.
+            seen=np.ones(len(rows)),
         )
 
 

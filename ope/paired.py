@@ -8,6 +8,7 @@ of two separate estimates. The influence of a unit on the difference is
 with A, B the unit's numerator and denominator; the variance is U / (U - 1) sum_u psi_u^2 (delta method, clustered by unit).
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -55,11 +56,12 @@ def paired(estimator: Estimator) -> Paired:
         return gather([estimator.terms(challenger), estimator.terms(champion)], unit=challenger.unit)
 
     def finish(moments: Moments, level: float, interval: Interval = STUDENT_T) -> Comparison:
-        return Comparison(
+        found = Comparison(
             challenger=estimate_of(moments, policy=0, level=level, interval=interval),
             champion=estimate_of(moments, policy=1, level=level, interval=interval),
             difference=difference_of(moments, level=level, interval=interval),
         )
+        return Comparison(*(dataclasses.replace(estimate, denominator=estimator.denominator) for estimate in found))
 
     return Paired(estimator.name, moments, merge, finish)
 

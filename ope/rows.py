@@ -16,7 +16,7 @@ from ope.errors import RowsError
 __all__ = ["Batch", "Floats", "Keys", "as_logged", "check", "dealt", "prefix_weights", "single_actions", "unit_keys"]
 
 # Arrays of a batch beside the reward and the unit: those of one number a slot, and those of one number a row.
-_BY_SLOT = ("weight", "q_logged", "v_target", "marginal_weight")
+_BY_SLOT = ("weight", "q_logged", "v_target", "marginal_weight", "seen")
 _BY_ROW = ("slate_weight", "embedding_weight", "mixture_weight", "kernel_weight")
 _SIGNED = ("q_logged", "v_target", "slate_weight")
 
@@ -48,6 +48,8 @@ class Batch(NamedTuple):
     mixture_weight: Floats | None = None
     # Of a continuous action, f64[n, 1] >= 0: see `ope.kernels`.
     kernel_weight: Floats | None = None
+    # 1 where the slot was seen, 0 where not, f64[n, L]; for means per impression.
+    seen: Floats | None = None
 
 
 def as_logged(batch: Batch) -> Batch:
@@ -122,6 +124,9 @@ def check(batch: Batch) -> Batch:
     arrays = {name: _float64(name, values, shapes[name]) for name, values in given.items()}
     for name in arrays.keys() - _SIGNED:
         _not_negative(name, arrays[name])
+    if "seen" in arrays and (wrong := np.argwhere((arrays["seen"] != 0) & (arrays["seen"] != 1))).size:
+        row, slot = wrong[0]
+        raise RowsError(f"seen of row {row}, slot {slot} is {arrays['seen'][row, slot]}; give 1 where it was seen, 0 where not")
     return Batch(reward, unit=batch.unit, **arrays)
 
 

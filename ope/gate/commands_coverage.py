@@ -17,7 +17,10 @@ _KNOWN_BAD = "known bad"
 def gate_coverage(*, seeds: int, first_seed: int, as_json: bool) -> int:
     """Simulates `seeds` contests of 30 daily looks for each scenario, and tells what was promoted; 1 if that is not what is asked."""
     console = Console(stderr=True)
-    outcomes = [simulate(name, seeds=seeds, first_seed=first_seed) for name in track(SCENARIOS, console=console, transient=True)]
+    outcomes = [
+        simulate(name, seeds=seeds, first_seed=first_seed)
+        for name in track(SCENARIOS, console=console, transient=True, disable=not console.is_terminal)
+    ]
     if as_json:
         print(
             json.dumps(

@@ -33,7 +33,7 @@ class GateConfig(config.StrictModel):
     direction: Literal["higher", "lower"] = "higher"
     #: Decides. `rips`: prefix weights; a slot's reward depends on this and the earlier slots. `sips`: joint ones, wider.
     estimator: Literal["rips", "sips"] = "rips"
-    #: Shown beside it; intervals that do not meet are a veto: what the one assumes has failed.
+    #: Shown beside it; where the two differ by more than their joint error, it is a veto: what the one assumes has failed.
     cross_check: Literal["rips", "sips"] = "sips"
     #: Probability, in (0, 0.25), that a challenger without the needed gain is promoted: one-sided error of the lower bound.
     level: float = pydantic.Field(default=0.05, gt=0.0, lt=0.25)

@@ -7,8 +7,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+from ope.agreement import contradiction
 from ope.diagnostics import SlotWeights, slot_weights
-from ope.estimate import Estimate
 from ope.estimators import estimator
 from ope.gate.checks import checks, scarcity
 from ope.gate.config import GateConfig
@@ -20,10 +20,6 @@ from ope.moments import Moments
 from ope.paired import Comparison, paired
 
 __all__ = ["Compared", "both", "broken_guardrails", "compare_all", "gate", "gate_family", "refusal"]
-
-
-# Weights that are short of 1 by so many standard errors do not contradict: sound ones are once in 44 times, and then a look is lost.
-_SHORT_Z = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,22 +128,14 @@ def broken_guardrails(guardrails: Mapping[str, Comparison], config: GateConfig) 
 
 
 def _harm(evidence: Evidence, compared: Compared, config: GateConfig) -> tuple[str, ...]:
-    """Guardrails that are broken, and estimators that contradict each other.
-
-    One with few effective rows contradicts nothing; nor does one whose weights fall short of 1 for both or either policy, because rare
-    large ones are still to come: it is too low, and its error does not know.
-    """
-    (first, decides), (second, other) = _first_two(compared)
-    apart = decides.lower > other.upper or decides.upper < other.lower
-    weights = [slot for policy in (0, 1) for slot in slot_weights(evidence.moments[second], policy)]
-    short = any(slot.mean_z < -_SHORT_Z for slot in weights)
-    if not apart or short or other.effective_sample_size < config.veto_ess:
-        return broken_guardrails(compared.guardrails, config)
-    return (
-        *broken_guardrails(compared.guardrails, config),
-        f"The estimators {first} and {second} contradict each other: their intervals of the difference do not meet, so what {first} "
-        f"assumes ({estimator(first).assumption}) seems to fail.",
-    )
+    """Guardrails that are broken, and estimators that contradict each other: by an interval that holds at every look."""
+    broken = broken_guardrails(compared.guardrails, config)
+    if evidence.agreement is None:
+        return broken
+    names = list(evidence.moments)
+    by = bound(config, rows=evidence.rows)
+    said = contradiction(evidence.agreement, (names[0], names[-1]), interval=by, least_ess=config.veto_ess)
+    return broken if said is None else (*broken, f"The estimators {said}.")
 
 
 def _weigh(evidence: Evidence, config: GateConfig, compared: Compared, margin: float) -> tuple[Decision, tuple[str, ...]]:
@@ -204,12 +192,6 @@ def _good_way(comparison: Comparison, direction: str) -> _Improvement:
     if direction == "higher":
         return _Improvement(difference.value, difference.lower, difference.upper)
     return _Improvement(-difference.value, -difference.upper, -difference.lower)
-
-
-def _first_two(compared: Compared) -> tuple[tuple[str, Estimate], tuple[str, Estimate]]:
-    """The deciding estimator's difference and the cross-check's, by name; the same where there is one only."""
-    differences = [(name, comparison.difference) for name, comparison in compared.estimates.items()]
-    return differences[0], differences[-1]
 
 
 def _over(evidence: Evidence, config: GateConfig) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ope.agreement import agreement
 from ope.estimate import Estimate
 from ope.estimators import estimator
 from ope.gate.calibration import Draws, VersionCheck, calibrations
@@ -151,6 +152,8 @@ class Evidence:
     ess_over_time: tuple[EssPoint, ...]
     segments: tuple[Segment, ...]
     setting: Setting
+    # Difference of the deciding estimator and the cross-check (`ope.agreement`); None where there is one estimator.
+    agreement: Moments | None = None
 
     @property
     def complete(self) -> bool:
@@ -196,7 +199,13 @@ def evidence_of(contest: Contest, rows: JudgedRows, *, estimators: Sequence[str]
         ess_over_time=_ess_over_time(rows),
         segments=_segments(rows, finite, estimators[0]),
         setting=setting,
+        agreement=_agreement(estimators, challenger, champion),
     )
+
+
+def _agreement(names: Sequence[str], challenger: Batch, champion: Batch) -> Moments | None:
+    first, second = estimator(names[0]), estimator(names[-1])
+    return None if first.name == second.name else agreement(first, second).moments(challenger, champion)
 
 
 def _share(flags: npt.NDArray[np.bool_] | None) -> float:

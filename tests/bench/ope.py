@@ -6,6 +6,12 @@ Ours reads the per-row columns from a Parquet file (reward, weight, model at the
 point estimates with intervals clustered by user in one pass, in a process of its own. The peer, Open Bandit Pipeline, makes its DR with
 a 100-resample bootstrap from arrays in memory: only its work is timed, neither reading nor starting. Rounds alternate; `cpu` lines
 compare CPU time, which a busy machine disturbs less. The peer is installed into `.bench/ope`, an environment of its own.
+
+The value of a learned policy on a log, a fifth of the rows: ours reads contexts, logged actions, propensities and rewards from Parquet and
+asks a snapshot (softmax of a linear regression) for its integer propensity of the logged action, under its floor and masks, as it serves.
+The peer has no snapshots: its learners give probabilities of all actions by `predict_proba`, softmax of a regression (QLearner) or of a
+classifier (IPWLearner), from arrays in memory, and IPS follows. Its contextual Thompson sampling has no distribution at all, only draws
+(`BernoulliTS.compute_batch_action_dist`, by simulation, has no context), so Thompson sampling is not compared.
 """
 
 import argparse
@@ -16,35 +22,28 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from peers.figures import Figure, printed
 from peers.workers import Worker, installed
 
+from bandits.catalog import PolicySpec, build
+from bandits.policy import Batch, Dims
+from bandits.programs import update_program
+from bandits.snapshots import Draft
+from bandits.store import Store
+
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("numpy<2", "scipy", "pandas<3", "scikit-learn<1.6")
+PACKAGES = ("numpy<2", "scipy", "pandas<3", "scikit-learn<1.6", "tqdm")
 PEER = "obp==0.5.7"
 NAMES = ("ips", "snips", "dm", "dr", "sndr", "clipped_ips:10", "clipped_dr:10", "switch_dr:10", "dros:100", "sg_ips:0.1", "sg_dr:0.1")
 NAMES += ("clipped_ips:100", "switch_dr:100")
+CONTEXT_SIZE = 10
 ROUNDS, ROWS_A_USER, RATIO_TARGET, PEAK_TARGET_MB = 3, 10, 5.0, 500.0
 BLOCK = 100_000
-
-
-class Figure(NamedTuple):
-    """One line of the benchmark."""
-
-    figure: str
-    value: float
-    unit: str
-    target: float | None
-    better: str
-    peer: str | None
-    peer_value: float | None
-    ratio: float | None
-    rounds: int
-    note: str = ""
 
 
 # What ours does, in a fresh process, so that its peak is its own: reading, all estimates, and all intervals.
@@ -106,20 +105,27 @@ def world(folder: Path, *, rows: int, actions: int) -> tuple[Path, Path]:
 def figures(rows: int, actions: int, peer: Worker | None, folder: Path) -> Iterator[Figure]:
     """Ours against the peer at so many actions."""
     log, arrays = world(folder, rows=rows, actions=actions)
-    kinds = {"clustered": [], "none": [], "bootstrap": [], "dr": []}
+    kinds: dict[str, list[dict[str, Any]]] = {"clustered": [], "none": [], "bootstrap": [], "dr": [], "dr alone": []}
     told: dict[bool, list[Mapping[str, Any]]] = {True: [], False: []}
     for _ in range(ROUNDS):
         for kind, found in kinds.items():
-            found.append(ours(log, "clustered" if kind == "dr" else kind, NAMES if kind in ("clustered", "none") else ("dr",)))
+            interval = {"dr": "clustered", "dr alone": "none"}.get(kind, kind)
+            found.append(ours(log, interval, NAMES if kind in ("clustered", "none") else ("dr",)))
         for interval, answers in told.items():
             if peer is not None:
-                answers.append(peer.ask("dr", file=str(arrays), interval=interval).value)
+                answers.append(_told(peer, "dr", file=str(arrays), interval=interval))
     title = peer.title if peer is not None else None
     for clock in ("wall", "cpu"):
         target = RATIO_TARGET if actions == 10 else None
         for name, kind, interval, wanted in (
             (f"{len(NAMES)} estimators with clustered intervals, from Parquet, against DR with 100 resamples", "clustered", True, target),
             (f"{len(NAMES)} estimators, rows taken as units, from Parquet, against DR's value alone", "none", False, None),
+            (
+                "DR's value alone (its error, rows taken as units, comes with it), from Parquet, against DR's value alone",
+                "dr alone",
+                False,
+                None,
+            ),
             ("DR alone with clustered interval, from Parquet, against DR with 100 resamples", "dr", True, None),
             ("DR alone with Poisson bootstrap of 100 by user, from Parquet, against DR with 100 resamples", "bootstrap", True, None),
         ):
@@ -138,6 +144,61 @@ def figures(rows: int, actions: int, peer: Worker | None, folder: Path) -> Itera
         yield Figure(f"K={actions}: DR of both, apart", apart, "reward", 1e-12, "lower", title, None, None, 1)
 
 
+# The same for a policy: the snapshot is asked for its propensities of what was logged.
+OURS_OF_POLICY = """
+import json, sys, time
+from pathlib import Path
+from bandits.loaded import load_policy
+from ope.evaluate import evaluate
+from ope.snapshot_columns import SnapshotColumns, read_under
+file, snapshot = Path(sys.argv[1]), Path(sys.argv[2])
+policy, columns, spent = load_policy(snapshot), SnapshotColumns("action", "reward", "pscore", context=("context",)), []
+for _ in range(2):
+    started, cpu = time.perf_counter(), time.process_time()
+    found = evaluate(read_under(file, columns, policy=policy, kind="parquet"), names=["ips"])
+    spent.append((time.perf_counter() - started, time.process_time() - cpu))
+print(json.dumps({"wall_s": spent[1][0], "cpu_s": spent[1][1], "value": found["ips"].value}))
+"""
+
+
+def policy_world(folder: Path, *, rows: int, actions: int) -> tuple[Path, Path]:
+    """A log of even draws as Parquet and as arrays, and a snapshot that learned from its first rows."""
+    rng = np.random.default_rng(1)
+    columns = {"context": rng.normal(size=(rows, CONTEXT_SIZE)).astype(np.float32), "action": rng.integers(0, actions, rows)}
+    columns |= {"reward": rng.binomial(1, 0.1, rows).astype(float), "pscore": np.full(rows, 1 / actions)}
+    for name, values in columns.items():
+        np.save(folder / f"policy_{name}.npy", values)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(columns["context"].ravel()), CONTEXT_SIZE).cast(pa.list_(pa.float32()))
+    log = folder / "policy.parquet"
+    pq.write_table(pa.table({**columns, "context": lists}), log, row_group_size=1 << 17)
+    spec = PolicySpec.of("softmax", {}, floor=0.0, dims=Dims(actions=actions, context=CONTEXT_SIZE, features=0))
+    first = Batch.of(*(columns[name][:5_000] for name in ("context", "action", "reward")))
+    about = {"tenant": "bench", "task": "bench", "schema_digest": "", "config_digest": "", "kind": "change", "created_us": 1}
+    about |= {"actions": tuple(map(str, range(actions)))}
+    store = Store(folder / "store", "bench")
+    digest = store.publish(Draft(spec=spec, state=update_program(spec)(build(spec).init(), first), manifest=about))
+    return log, store.snapshot_dir(digest)
+
+
+def policy_figures(rows: int, actions: int, peer: Worker | None, folder: Path) -> Iterator[Figure]:
+    """The value of a learned policy on a log, its propensities included."""
+    log, snapshot = policy_world(folder, rows=rows, actions=actions)
+    mine, told = [], {"q": [], "ipw": []}
+    for _ in range(ROUNDS):
+        command = [sys.executable, "-c", OURS_OF_POLICY, str(log), str(snapshot)]
+        mine.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout))
+        for learner, answers in told.items():
+            if peer is not None:
+                answers.append(_told(peer, "policy", file=str(folder), learner=learner))
+    for clock in ("wall", "cpu"):
+        value = rows / statistics.median(answer[f"{clock}_s"] for answer in mine)
+        for learner, title in (("q", "QLearner.predict_proba"), ("ipw", "IPWLearner.predict_proba")):
+            theirs = [rows / answer[f"{clock}_s"] for answer in told[learner] if answer]
+            other = statistics.median(theirs) if theirs else None
+            name = f"K={actions}, {clock}: IPS of a snapshot's policy, from Parquet, against {title} and IPS from memory"
+            yield Figure(name, value, "rows/s", None, "higher", peer and peer.title, other, value / other if other else None, ROUNDS)
+
+
 def main() -> None:
     """Runs both sizes, and prints the figures as they come."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -150,11 +211,22 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             peer = None if given.no_peers else _peer()
             try:
-                for figure in figures(given.rows, actions, peer, Path(scratch)):
-                    print(json.dumps(figure._asdict()) if given.json else _line(figure), flush=True)
+                for figure in (
+                    *figures(given.rows, actions, peer, Path(scratch)),
+                    *policy_figures(given.rows // 5, actions, peer, Path(scratch)),
+                ):
+                    printed(figure, as_json=given.json)
             finally:
                 if peer is not None:
                     peer.__exit__()
+
+
+def _told(peer: Worker, task: str, **request: Any) -> Any:
+    """The peer's answer; without one, why not is said and the figure stands alone."""
+    answer = peer.ask(task, **request)
+    if answer.error:
+        print(f"peers: {peer.peer} has no answer to {task}: {answer.error}", file=sys.stderr, flush=True)
+    return answer.value
 
 
 def _peer() -> Worker | None:
@@ -166,11 +238,6 @@ def _peer() -> Worker | None:
     for package, fault in faults.items():
         print(f"peers: {package} cannot be installed: {fault}", file=sys.stderr, flush=True)
     return None if faults else Worker(python, "obp", script="ope_peers.py")
-
-
-def _line(figure: Figure) -> str:
-    peer = f"  {figure.peer}: {figure.peer_value} (ratio {figure.ratio})" if figure.peer else ""
-    return f"{figure.figure}: {figure.value:.4g} {figure.unit} (target {figure.target}){peer} {figure.note}"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ INTERVALS: dict[str, Interval] = {
     "student-t": STUDENT_T,
     "bootstrap": poisson_bootstrap(replicates=400),
     "likelihood": EMPIRICAL_LIKELIHOOD,
-    "bernstein": empirical_bernstein(span=20.0),
+    "bernstein": empirical_bernstein(low=0.0, high=20.0),
     "sequence": sequential(tuned_for=40),
 }
 
@@ -120,7 +120,7 @@ def test_rows_without_a_unit_are_dealt_into_groups_and_refused_where_they_are_no
 def test_empirical_bernstein_is_its_formula() -> None:
     reward = np.random.default_rng(5).random(50)
     entry = estimator("ips")
-    found = entry.finish(entry.moments(Batch(reward[:, None], np.ones((50, 1)))), 0.1, empirical_bernstein(span=1.0))
+    found = entry.finish(entry.moments(Batch(reward[:, None], np.ones((50, 1)))), 0.1, empirical_bernstein(low=0.0, high=1.0))
     log = math.log(2 / 0.05)
     half = math.sqrt(2 * reward.var(ddof=1) * log / 50) + 7 * log / (3 * 49)
     assert found.upper - found.value == pytest.approx(half, rel=1e-12)

@@ -237,6 +237,12 @@ def test_the_commands_judge_promote_and_roll_back(world: World, tmp_path: Path, 
     # The champion is back to the uniform policy, which logged these rows: its estimate is the mean of the log.
     on_policy = evaluated["on_policy"]["on-policy, this log"]["value"]
     assert evaluated["estimates"]["rips"]["value"] == pytest.approx(on_policy, rel=1e-12)
+    folder = str(world.store.snapshot_dir(Store(world.root, "digits").champion().digest))  # type: ignore[union-attr]
+    seen = json.loads(command("evaluate", *on_log, "--snapshot", folder, "--per", "impression", "--json").stdout)
+    # Weights of 1: rewards over seen slots, of which the world shows 1, 0.7 and 0.4 of each slate.
+    ratio = seen["estimates"]["rips"]["value"]
+    assert seen["on_policy"]["on-policy, this log"]["value"] == pytest.approx(ratio, rel=1e-12)
+    assert on_policy / ratio == pytest.approx(2.1, rel=0.05) and seen["estimates"]["rips"]["denominator"] == "impression"
 
 
 def test_watching_promotes_and_stops_cleanly_on_sigterm(world: World) -> None:
