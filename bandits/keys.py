@@ -25,7 +25,9 @@ _SLOT_DRAW, _VALUE_DRAW, _WALK = 0, 1, 2
 def decision_id(*, tenant: str, task: str, request_id: str, arm: str, snapshot_digest: str) -> bytes:
     """Sixteen bytes that name the decision: the same request on the same snapshot and arm is the same decision."""
     before, behind = _around(tenant, task, arm, snapshot_digest)
-    return hashlib.blake2b(before + _length_prefixed((request_id,)) + behind, digest_size=DECISION_ID_BYTES).digest()
+    own = request_id.encode()
+    parts = (before, len(own).to_bytes(4, "little"), own, behind)
+    return hashlib.blake2b(b"".join(parts), digest_size=DECISION_ID_BYTES).digest()
 
 
 def draw_key(identifier: bytes) -> np.ndarray:

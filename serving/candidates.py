@@ -8,7 +8,7 @@ from bandits.loaded import LoadedPolicy
 from bandits.packed import ELIGIBLE
 from protos.events_pb2 import CandidateSet
 from serving.fields import check_id, refused, shown
-from serving.wire import length_delimited
+from serving.wire import SLOT_NUMBERS_BYTES, length_delimited, varint
 
 __all__ = ["CandidateList", "candidate_list"]
 
@@ -29,6 +29,9 @@ class CandidateList:
         self.encoded: bytes = CandidateSet(actions=actions).SerializeToString()
         #: The field `action` of the slot in which each candidate stands.
         self.slot_heads = [length_delimited(b"\x0a", action.encode()) for action in actions]
+        #: As it begins the field `slots` of a Decision and of a SelectResponse, where nothing but `slot_numbers` follows.
+        self.logged_heads = [_begun(b"\x52", head) for head in self.slot_heads]
+        self.answered_heads = [_begun(b"\x12", head) for head in self.slot_heads]
         self._words: dict[tuple[str, int], bytes] = {}
 
     def words(self, policy: LoadedPolicy, width: int) -> bytes:
@@ -66,6 +69,10 @@ def candidate_list(actions: tuple[str, ...]) -> CandidateList:
 @functools.lru_cache(maxsize=_KEPT_LISTS)
 def _kept(actions: tuple[str, ...]) -> CandidateList:
     return CandidateList(actions)
+
+
+def _begun(tag: bytes, head: bytes) -> bytes:
+    return tag + varint(len(head) + SLOT_NUMBERS_BYTES) + head
 
 
 def _check(actions: tuple[str, ...]) -> None:

@@ -89,12 +89,11 @@ class Engine:
     def _admit(self, position: int, message: SelectRequest) -> _Admitted | bytes:
         """A request that is to be decided, or the answer that it had before."""
         holder = self.holder(tenant=message.tenant, task=message.task)
-        selection = validate(message, holder.rules)
-        served = holder.served
-        if not message.request_id:
-            selection = selection._replace(request_id=self._new_request_id())
+        own_id, served = message.request_id, holder.served
+        selection = validate(message, holder.rules, request_id="" if own_id else self._new_request_id())
+        if not own_id:
             return _Admitted(position, _asked(selection, served), None)
-        key = (*holder.rules.key, message.request_id)
+        key = (*holder.rules.key, own_id)
         remembered = self._memory.claim(key, body=_body_hash(message))
         if remembered is not None:
             return remembered

@@ -10,6 +10,7 @@ import numpy as np
 from bandits.continuous import slot_values
 from bandits.quantise import DENOMINATOR
 from bandits.slates import ABSENT
+from bandits.traffic import Assignment
 from protos.events_pb2 import FALLBACK_REASON_KILL_SWITCH, FALLBACK_REASON_UNSPECIFIED, CandidateSet, Decision
 from protos.policy_pb2 import SelectResponse
 from serving.decide import Asked, Decided, draw_epoch
@@ -36,6 +37,7 @@ class Recorded(NamedTuple):
 
 def record(decided: Decided) -> Iterator[Recorded]:
     """Record and answer of each decision of a group."""
+    shared: dict[tuple[Assignment, int], _Shared] = {}
     for row, (place, asked) in enumerate(zip(decided.places, decided.asked, strict=True)):
         slate = decided.slates[row]
         size = slate.index(ABSENT) if ABSENT in slate else len(slate)
@@ -45,13 +47,15 @@ def record(decided: Decided) -> Iterator[Recorded]:
             fault = "no candidate may be shown in this context (policy.wrappers: mask); ask with others"
             yield Recorded(place, b"", b"", refused("candidates.eligible", fault))
         else:
-            yield _recorded(decided, row, place, asked, size)
+            kind = (asked.assignment, decided.bucket_batch[row])
+            if kind not in shared:
+                shared[kind] = _shared(asked, decided.bucket_batch[row], decided.bucket_candidates)
+            yield _recorded(decided, row, place, size, shared[kind])
 
 
-def _recorded(decided: Decided, row: int, place: int, asked: Asked, size: int) -> Recorded:
-    selection = asked.selection
-    slots = _slots(decided, row, size)
-    shared = _shared(asked, decided.bucket_batch[row], decided.bucket_candidates)
+def _recorded(decided: Decided, row: int, place: int, size: int, shared: "_Shared") -> Recorded:
+    selection = decided.asked[row].selection
+    logged, answered = _slots(decided, row, size)
     name = b"\x0a\x10" + decided.ids[row]
     request_id = selection.request_id.encode()
     joint = math.prod([numerator / DENOMINATOR for numerator in decided.numerators[row][:size]])
@@ -62,12 +66,12 @@ def _recorded(decided: Decided, row: int, place: int, asked: Asked, size: int) -
         length_delimited(b"\x2a", request_id),
         length_delimited(b"\x42", selection.context),
         length_delimited(b"\x4a", _candidate_set(selection)),
-        *[length_delimited(b"\x52", slot) for slot in slots],
+        *logged,
         _seldom(selection),
     )
     response = (
         name,
-        *[length_delimited(b"\x12", slot) for slot in slots],
+        *answered,
         double(b"\x19", joint),
         shared.response,
         length_delimited(b"\x5a", request_id),
@@ -112,16 +116,26 @@ def _shared_by(
     return _Shared(decision.SerializeToString(), SelectResponse(logged=True, **common).SerializeToString())
 
 
-def _slots(decided: Decided, row: int, size: int) -> list[bytes]:
-    """The slots of a slate, each a serialised Slot."""
-    selection = decided.asked[row].selection
-    slate, numerators, scores = decided.slates[row], decided.numerators[row], decided.scores[row]
-    heads = selection.candidates.slot_heads
-    slots = [heads[slate[at]] + slot_numbers(numerators[at], numerators[at] / DENOMINATOR, scores[at]) for at in range(size)]
-    if selection.rules.policy.section.range is None:
-        return slots
-    actions = [selection.candidates.actions[index] for index in slate[:size]]
-    values = slot_values(actions, numerators[:size], np.frombuffer(decided.draw_keys[row], "<u4"))
+def _slots(decided: Decided, row: int, size: int) -> tuple[list[bytes], list[bytes]]:
+    """The fields `slots` of the Decision and of the SelectResponse."""
+    selection, slate = decided.asked[row].selection, decided.slates[row][:size]
+    pairs = zip(decided.numerators[row], decided.scores[row], strict=True)
+    numbers = [slot_numbers(numerator, numerator / DENOMINATOR, score) for numerator, score in pairs]
+    if selection.rules.policy.section.range is not None:
+        slots = _valued(decided, row, slate, numbers)
+        return [length_delimited(b"\x52", slot) for slot in slots], [length_delimited(b"\x12", slot) for slot in slots]
+    logged, answered = selection.candidates.logged_heads, selection.candidates.answered_heads
+    return [logged[at] + given for at, given in zip(slate, numbers, strict=False)], [
+        answered[at] + given for at, given in zip(slate, numbers, strict=False)
+    ]
+
+
+def _valued(decided: Decided, row: int, slate: list[int], numbers: list[bytes]) -> list[bytes]:
+    """The slots of a continuous range, each a serialised Slot: with the value that was drawn in its bin, and the density there."""
+    candidates = decided.asked[row].selection.candidates
+    slots = [candidates.slot_heads[at] + given for at, given in zip(slate, numbers, strict=False)]
+    actions = [candidates.actions[index] for index in slate]
+    values = slot_values(actions, decided.numerators[row][: len(slate)], np.frombuffer(decided.draw_keys[row], "<u4"))
     return [
         slot if valued is None else slot + double(b"\x29", valued.value) + double(b"\x31", valued.density)
         for slot, valued in zip(slots, values, strict=True)

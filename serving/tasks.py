@@ -1,5 +1,6 @@
 """What the server needs to know of a task, worked out once from its file."""
 
+import bisect
 import dataclasses
 from collections.abc import Mapping
 
@@ -29,11 +30,11 @@ class Shapes:
 
     def width(self, candidates: int) -> int:
         """The narrowest compiled width that holds so many candidates."""
-        return next(width for width in self.widths if width >= candidates)
+        return self.widths[bisect.bisect_left(self.widths, candidates)]
 
     def slot_count(self, slots: int) -> int:
         """The smallest compiled number of slots that holds so many."""
-        return next(count for count in self.slots if count >= slots)
+        return self.slots[bisect.bisect_left(self.slots, slots)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,12 +44,14 @@ class Selection(NamedTuple):
     pinned: str
 
 
-def validate(message: SelectRequest, rules: TaskRules) -> Selection:
-    """The selection that a message asks for. Raises RequestRefused with the path of the field at fault."""
-    check_id(message.unit_id, field="unit_id")
-    check_id(message.request_id, field="request_id", optional=True)
-    check_decision_id(message.parent_decision_id, field="parent_decision_id", optional=True)
-    check_digest(message.snapshot_digest, field="snapshot_digest")
+def validate(message: SelectRequest, rules: TaskRules, *, request_id: str = "") -> Selection:
+    """The selection that a message asks for; `request_id` names one that has none. Raises RequestRefused with the path of the field at
+    fault."""
+    unit_id, own_id, parent, pinned = message.unit_id, message.request_id, message.parent_decision_id, message.snapshot_digest
+    check_id(unit_id, field="unit_id")
+    check_id(own_id, field="request_id", optional=True)
+    check_decision_id(parent, field="parent_decision_id", optional=True)
+    check_digest(pinned, field="snapshot_digest")
     context, defaulted = _context(message.context, rules)
     given = message.candidates
     candidates = _candidates(message, given, rules)
@@ -58,8 +60,8 @@ def validate(message: SelectRequest, rules: TaskRules) -> Selection:
     _check_length(len(eligible), count, field="candidates.eligible")
     return Selection(
         rules=rules,
-        unit_id=message.unit_id,
-        request_id=message.request_id,
+        unit_id=unit_id,
+        request_id=own_id or request_id,
         context=context,
         defaulted=defaulted,
         candidates=candidates,
@@ -68,8 +70,8 @@ def validate(message: SelectRequest, rules: TaskRules) -> Selection:
         scores=_scores(given, count),
         slate_size=_slate_size(message, rules, sum(eligible) if eligible else count),
         explain=message.explain,
-        parent_decision_id=message.parent_decision_id,
-        pinned=message.snapshot_digest,
+        parent_decision_id=parent,
+        pinned=pinned,
     )
 
 

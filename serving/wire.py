@@ -6,11 +6,12 @@ their bytes (https://protobuf.dev/programming-guides/encoding), so what many req
 
 import struct
 
-__all__ = ["double", "length_delimited", "slot_numbers", "varint"]
+__all__ = ["SLOT_NUMBERS_BYTES", "double", "length_delimited", "slot_numbers", "varint"]
 
 _ONE_BYTE = [bytes([value]) for value in range(128)]
-_DOUBLES = struct.Struct("<BdBd")
+_NUMBERS = struct.Struct("<BBBBBBBdBd")
 _DOUBLE = struct.Struct("<d")
+SLOT_NUMBERS_BYTES = _NUMBERS.size
 
 
 def varint(value: int) -> bytes:
@@ -36,5 +37,10 @@ def double(tag: bytes, value: float) -> bytes:
 
 
 def slot_numbers(numerator: int, propensity: float, score: float) -> bytes:
-    """The fields `numerator`, `propensity` and `score` of a Slot."""
-    return b"\x10" + varint(numerator) + _DOUBLES.pack(0x19, propensity, 0x21, score)
+    """The fields `numerator` (below 2^35), `propensity` and `score` of a Slot: SLOT_NUMBERS_BYTES, whatever they are.
+
+    The numerator takes five bytes even where fewer would do, which every reader of the format takes (the encoding page calls such numbers
+    non-canonical), so that the length of a slot is known before its numbers are.
+    """
+    low, second, third = numerator & 127 | 128, numerator >> 7 & 127 | 128, numerator >> 14 & 127 | 128
+    return _NUMBERS.pack(0x10, low, second, third, numerator >> 21 & 127 | 128, numerator >> 28, 0x19, propensity, 0x21, score)
