@@ -93,7 +93,7 @@ def check_strict_promotion(entry: Entry) -> None:
 def check_fixed_trees(entry: Entry) -> None:
     """Structure, shapes and dtypes of state, params and scores are those of `init` for ever, and all numbers finite."""
     for policy in _each(entry):
-        before, after = policy.init(), policy.update(policy.init(), _batch(16))
+        before, after = policy.init(), policy.update(policy.init(), _batch(32))
         _require_fixed("state", before, after)
         _require_fixed("params", policy.prepare(before), policy.prepare(after))
         _require_fixed("scores", _scores(policy, before), _scores(policy, after))
@@ -127,7 +127,7 @@ def check_choose_is_a_distribution(entry: Entry) -> None:
 def check_floor_holds(entry: Entry) -> None:
     """With a floor of 0.2, each of 6 eligible candidates has at least 0.2 / 6, however much was learned."""
     policy = _compiled(entry, 0.2)
-    far = policy.update(policy.init(), _joined(*[_batch(64, seed=seed) for seed in range(4)]))
+    far = functools.reduce(policy.update, [_batch(64, seed=seed) for seed in range(4)], policy.init())
     mask = np.arange(_WIDTH) != 2
     least = float(np.asarray(policy.choose(_scores(policy, far), mask))[mask].min())
     _require(least >= 0.2 / 6 - 1e-15, f"a candidate has {least} under a floor of 0.2 over 6; choose must be a distribution")
@@ -136,7 +136,7 @@ def check_floor_holds(entry: Entry) -> None:
 def check_empty_update(entry: Entry) -> None:
     """An update with no rows changes nothing."""
     policy = _compiled(entry, _FLOORS[1])
-    state = policy.update(policy.init(), _batch(16))
+    state = policy.update(policy.init(), _batch(32))
     _require_same(policy.update(state, _batch(0)), state, "an update with no rows changes the state")
     _require_same(policy.update(policy.init(), _batch(0)), policy.init(), "an update with no rows changes the prior")
 
@@ -144,8 +144,8 @@ def check_empty_update(entry: Entry) -> None:
 def check_padding(entry: Entry) -> None:
     """Rows of weight 0 change nothing."""
     policy = _compiled(entry, _FLOORS[1])
-    padded = policy.update(policy.init(), _joined(_batch(16), _batch(16, seed=9, weight=0.0)))
-    _require_same(padded, policy.update(policy.init(), _batch(16)), "rows of weight 0 change the state", rtol=1e-15)
+    padded = policy.update(policy.init(), _joined(_batch(32), _batch(32, seed=9, weight=0.0)))
+    _require_same(padded, policy.update(policy.init(), _batch(32)), "rows of weight 0 change the state", rtol=1e-15)
 
 
 def check_vmap(entry: Entry) -> None:
@@ -170,7 +170,7 @@ def check_no_second_compilation(entry: Entry) -> None:
     policy = _compiled(entry, _FLOORS[1])
 
     def once(seed: int) -> None:
-        state = policy.update(policy.update(policy.init(), _batch(16, seed=seed)), _batch(16, seed=seed + 1))
+        state = policy.update(policy.update(policy.init(), _batch(32, seed=seed)), _batch(32, seed=seed + 1))
         policy.choose(_scores(policy, state, seed=seed), np.ones(_WIDTH, bool)).block_until_ready()
 
     once(1)
@@ -265,10 +265,17 @@ EXACT_POLICIES: tuple[Check, ...] = (
 
 
 @functools.cache
+def _bare(entry: Entry) -> Policy:
+    """The policy with all but its choice compiled, once for every floor."""
+    policy = plain(entry, DIMS)
+    return policy._replace(update=jax.jit(policy.update), prepare=jax.jit(policy.prepare), score=jax.jit(policy.score))
+
+
+@functools.cache
 def _compiled(entry: Entry, epsilon: float) -> _Compiled:
-    policy = floor(plain(entry, DIMS), epsilon)
-    update, prepare, score, choose = map(jax.jit, policy[1:5])
-    return _Compiled(policy, policy.init, update, prepare, score, choose, jax.jit(jax.vmap(policy.choose, in_axes=(None, 0))))
+    policy = floor(_bare(entry), epsilon)
+    choose, choose_all = jax.jit(policy.choose), jax.jit(jax.vmap(policy.choose, in_axes=(None, 0)))
+    return _Compiled(plain(entry, DIMS), policy.init, policy.update, policy.prepare, policy.score, choose, choose_all)
 
 
 def _each(entry: Entry) -> list[_Compiled]:
