@@ -10,7 +10,7 @@ from ope.gate.evidence import Evidence
 from ope.gate.looks import lasting
 from ope.gate.verdict import Check
 
-__all__ = ["checks", "scarcity"]
+__all__ = ["checks", "scarcity", "unaccounted"]
 
 _SECOND_US = 1_000_000
 
@@ -32,6 +32,16 @@ def scarcity(evidence: Evidence, config: GateConfig, slots: list[SlotWeights]) -
         if slot.carries:
             found += [_effective(slot, evidence, config), _top(slot, top, config), *_largest(slot, config)]
     return tuple(found)
+
+
+def unaccounted(evidence: Evidence) -> tuple[str, ...]:
+    """What every verdict says that was reached without an account of lost decisions."""
+    if evidence.setting.logged is not None:
+        return ()
+    return (
+        "Not known: how many decisions were lost before they became rows. No table `events` lies beside the observations and no --account "
+        "was given (`attribution status --json`), so only rows that are there were checked.",
+    )
 
 
 def _effective(slot: SlotWeights, evidence: Evidence, config: GateConfig) -> Check:
@@ -112,14 +122,17 @@ def _lost(evidence: Evidence, config: GateConfig) -> Check:
     here = sum(evidence.excluded.get(reason, 0) for reason in ("overridden", "unlogged"))
     all_rows = evidence.rows + sum(evidence.excluded.values())
     of_rows = here / all_rows if all_rows >= config.min_rows else 0.0
-    share = max(of_rows, setting.lost / setting.logged if setting.logged else 0.0)
+    # Of a few decisions, one that is lost says nothing.
+    of_logged = setting.lost / setting.logged if setting.logged and setting.logged >= config.min_rows else 0.0
+    share = max(of_rows, of_logged)
     return Check(
         "share of lost rows",
         share,
         config.max_lost,
         share <= config.max_lost,
-        f"{share:.1%} of the decisions are lost (max_lost = {config.max_lost:.1%}; {here} overridden or not logged here, {setting.lost} of "
-        f"{setting.logged} expired or quarantined): those that are left may be others than those that were decided.",
+        f"{share:.1%} of the decisions are lost (max_lost = {config.max_lost:.1%}; {here} overridden or not logged here, {setting.lost} "
+        f"of {setting.logged or 0} logged without a row: expired, erased, quarantined): those that are left may be others than those that "
+        "were decided.",
     )
 
 

@@ -40,7 +40,13 @@ def gate(
     task_config: Annotated[Path | None, typer.Option("--task-config", help="The task's YAML file; the gate is its section `gate`.")] = None,
     store: StoreOption = Path("var/store"),
     observations: ObservationsOption = Path("var/observations"),
-    account: Annotated[Path | None, typer.Option(help="Output of `attribution status --json`: lost decisions are a veto.")] = None,
+    account: Annotated[
+        Path | None,
+        typer.Option(
+            help="Output of `attribution status --json`, for lost decisions. Without it they are counted in the table `events` beside the "
+            "observations."
+        ),
+    ] = None,
     candidate: Annotated[
         list[str] | None, typer.Option(help="Digest of a published snapshot; repeatable: several share the level, the best is promoted.")
     ] = None,

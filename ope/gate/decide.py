@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 
 from ope.agreement import contradiction
 from ope.diagnostics import SlotWeights, slot_weights
+from ope.estimate import difference_of
 from ope.estimators import estimator
-from ope.gate.checks import checks, scarcity
+from ope.gate.checks import checks, scarcity, unaccounted
 from ope.gate.config import GateConfig
 from ope.gate.evidence import WEIGHT_EDGES, Contest, Evidence, Setting
 from ope.gate.looks import bound
+from ope.gate.one_more import OneMore
 from ope.gate.verdict import Check, Decision, Verdict
 from ope.intervals import Interval
 from ope.moments import Moments
@@ -43,17 +45,19 @@ def gate(evidence: Evidence, config: GateConfig, *, level: float | None = None) 
     verdict = _blank(evidence, config, slots, margin=margin, level=level)
     asked = checks(evidence, config, slots)
     if failed := [check for check in asked if not check.passed]:
-        return dataclasses.replace(verdict, decision="veto", checks=_quiet(asked), reasons=tuple(check.reason for check in failed))
+        reasons = (*(check.reason for check in failed), *unaccounted(evidence))
+        return dataclasses.replace(verdict, decision="veto", checks=_quiet(asked), reasons=reasons)
     scarce = scarcity(evidence, config, slots)
     verdict = dataclasses.replace(verdict, checks=_quiet(asked + scarce))
     decision, reasons = _too_little(evidence, config, scarce)
     if decision == "veto":
-        return dataclasses.replace(verdict, decision=decision, reasons=reasons)
+        return dataclasses.replace(verdict, decision=decision, reasons=(*reasons, *unaccounted(evidence)))
     compared = compare_all(evidence, config, level)
     if harmful := _harm(evidence, compared, config):
-        return dataclasses.replace(verdict, decision="veto", reasons=harmful, guardrails=compared.guardrails)
+        return dataclasses.replace(verdict, decision="veto", reasons=(*harmful, *unaccounted(evidence)), guardrails=compared.guardrails)
     if decision is None:
         decision, reasons = _weigh(evidence, config, compared, margin)
+    reasons = (*reasons, *unaccounted(evidence))
     return dataclasses.replace(verdict, decision=decision, reasons=reasons, segments=evidence.segments, **vars(compared))
 
 
@@ -205,17 +209,22 @@ def _slots(evidence: Evidence, config: GateConfig) -> list[SlotWeights]:
 def compare_all(evidence: Evidence, config: GateConfig, level: float, interval: Interval | None = None) -> Compared:
     """Every comparison that the evidence allows, at a one-sided `level`, by the declared interval where no other is given.
 
-    Two-sided intervals at twice the level, whose ends are the one-sided bounds at the level.
+    Two-sided intervals at twice the level, whose ends are the one-sided bounds at the level, with one more row than came: the worst for
+    the lower end, the best for the upper one (`ope.gate.one_more`).
     """
     decides, by = next(iter(evidence.moments)), interval or bound(config, rows=evidence.rows)
 
-    def compare(name: str, moments: Moments) -> Comparison:
-        return paired(estimator(name)).finish(moments, 2 * level, by)
+    def compare(name: str, moments: Moments, more: OneMore | None) -> Comparison:
+        found = paired(estimator(name)).finish(moments, 2 * level, by)
+        if more is None or math.isnan(found.difference.value):
+            return found
+        worst, best = (difference_of(rows, level=2 * level, interval=by) for rows in more)
+        return found._replace(difference=dataclasses.replace(found.difference, lower=worst.lower, upper=best.upper))
 
     return Compared(
-        {name: compare(name, moments) for name, moments in evidence.moments.items()},
-        {metric: compare(decides, moments) for metric, moments in evidence.guardrails.items()},
-        None if evidence.anchor is None else compare(decides, evidence.anchor),
+        {name: compare(name, moments, evidence.one_more.get(name)) for name, moments in evidence.moments.items()},
+        {metric: compare(decides, moments, evidence.guardrails_one_more.get(metric)) for metric, moments in evidence.guardrails.items()},
+        None if evidence.anchor is None else compare(decides, evidence.anchor, evidence.anchor_one_more),
     )
 
 

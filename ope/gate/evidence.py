@@ -12,6 +12,7 @@ from ope.agreement import agreement
 from ope.estimate import Estimate
 from ope.estimators import estimator
 from ope.gate.calibration import Draws, VersionCheck, calibrations
+from ope.gate.one_more import OneMore, one_more
 from ope.intervals import STUDENT_T
 from ope.moments import Moments
 from ope.paired import paired
@@ -89,8 +90,8 @@ class Setting(NamedTuple):
     # When this was gathered, and the table's watermark, microseconds since the epoch; 0 = not known.
     now_us: int
     watermark_us: int = 0
-    # Decisions logged, and how many of them expired or were quarantined, by the joiner's account.
-    logged: int = 0
+    # Decisions logged, and how many of them have no row (expired, erased, quarantined); None = there is no account of them.
+    logged: int | None = None
     lost: int = 0
     # Looks taken before this one, and which challenger of its period it is, from 1.
     looks_before: int = 0
@@ -154,6 +155,10 @@ class Evidence:
     setting: Setting
     # Difference of the deciding estimator and the cross-check (`ope.agreement`); None where there is one estimator.
     agreement: Moments | None = None
+    # Of each of the moments above, with one more row: the worst and the best for the challenger. Empty or None where there is no row.
+    one_more: Mapping[str, OneMore] = dataclasses.field(default_factory=dict)
+    guardrails_one_more: Mapping[str, OneMore] = dataclasses.field(default_factory=dict)
+    anchor_one_more: OneMore | None = None
 
     @property
     def complete(self) -> bool:
@@ -173,15 +178,24 @@ def evidence_of(contest: Contest, rows: JudgedRows, *, estimators: Sequence[str]
     def batch(weight: Floats, metric: Floats = reward) -> Batch:
         return Batch(metric, weight[finite], unit=unit)
 
-    challenger, champion = batch(rows.challenger), batch(rows.champion)
+    def both(metric: Floats) -> tuple[Batch, Batch]:
+        return batch(rows.challenger, metric), batch(rows.champion, metric)
+
+    challenger, champion = both(reward)
+    moments = {name: paired(estimator(name)).moments(challenger, champion) for name in dict.fromkeys(estimators)}
+    guardrails = {name: both(metric[finite]) for name, metric in rows.guardrails.items()}
+    of_guardrails = {name: decides.moments(*batches) for name, batches in guardrails.items()}
+    against = None if rows.anchor is None else (challenger, batch(rows.anchor))
+    of_anchor = None if against is None else decides.moments(*against)
+    some, name = bool(len(reward)), estimators[0]
     return Evidence(
         contest=contest,
-        moments={name: paired(estimator(name)).moments(challenger, champion) for name in dict.fromkeys(estimators)},
-        guardrails={
-            name: decides.moments(batch(rows.challenger, metric[finite]), batch(rows.champion, metric[finite]))
-            for name, metric in rows.guardrails.items()
-        },
-        anchor=None if rows.anchor is None else decides.moments(challenger, batch(rows.anchor)),
+        moments=moments,
+        guardrails=of_guardrails,
+        anchor=of_anchor,
+        one_more={kind: one_more(kind, challenger, champion, found) for kind, found in moments.items() if some},
+        guardrails_one_more={metric: one_more(name, *batches, of_guardrails[metric]) for metric, batches in guardrails.items() if some},
+        anchor_one_more=None if against is None or of_anchor is None or not some else one_more(name, *against, of_anchor),
         rows=n,
         first_us=int(rows.decision_time_us.min()) if n else 0,
         last_us=int(rows.decision_time_us.max()) if n else 0,

@@ -23,6 +23,7 @@ from ope.gate.evidence import Contest, Evidence, JudgedRows, Setting, evidence_o
 from ope.gate.facts import COLUMNS, draws, segments, with_facts
 from ope.rows import Floats
 from ope.snapshot_rows import closed_until_us
+from protos.landed_reader import LandedAccount, landed_account
 from protos.observation_reader import Cursor, observed_watermark_us, revisions_since
 from protos.task import TaskFile
 
@@ -47,6 +48,7 @@ class Policies(NamedTuple):
 class Look(NamedTuple):
     """One look: when, whether it is the last, and what the record of looks says (see `Setting`).
 
+    `logged`, `lost`: of an account that was given; None = of the events that landed beside the table, if there are any.
     `closed_until_us`, `watermark_us`: of a look that is taken again; None = of the table now.
     """
 
@@ -54,7 +56,7 @@ class Look(NamedTuple):
     complete: bool
     looks_before: int = 0
     challenger_in_period: int = 1
-    logged: int = 0
+    logged: int | None = None
     lost: int = 0
     closed_until_us: int | None = None
     watermark_us: int | None = None
@@ -84,10 +86,10 @@ def anchor_digest(config: GateConfig, pointer: Pointer) -> str:
     return "" if digest == pointer.digest else digest
 
 
-def read_account(path: Path | None) -> tuple[int, int]:
-    """Decisions logged, and lost (expired or quarantined), of the JSON that `attribution status --json` prints; zeros without a file."""
+def read_account(path: Path | None) -> tuple[int | None, int]:
+    """Decisions logged, and lost (expired or quarantined), of the JSON that `attribution status --json` prints; None, 0 without a file."""
     if path is None:
-        return 0, 0
+        return None, 0
     try:
         account = json.loads(path.read_text(encoding="utf-8"))
         return int(account["logged"]), int(account["expired"]) + int(account["quarantined"])
@@ -119,14 +121,19 @@ class Judge:
         # Latest revisions of the decisions after the training watermark, and their scores.
         self._latest: pa.Table | None = None
         self._scores = scoring.no_scores(len(self._scored))
+        self._began_us = max(contest.training_watermark_us, contest.step_began_us)
+        # Up to when decisions were counted last, and what was found.
+        self._account: tuple[int, LandedAccount | None] | None = None
 
     def gather(self, look: Look, *, kind: str = "offline") -> Evidence:
         """The evidence in all rows that are closed by now.
 
         Raises GateError for a guardrail that no row has; ObservationsError, SourceError, FeatureError, RowsError.
         """
-        self._follow()
+        # In this order: what has landed and is closed by then has a row, or never will.
         closed = self._closed_until_us(look)
+        self._follow()
+        look = self._accounted(look, closed)
         rows, excluded = observed.usable(observed.settled(self._latest_until(closed)))
         if kind == "online":
             rows = self._in_arms(rows)
@@ -147,8 +154,7 @@ class Judge:
         if self._until is not None:
             revisions, cursor = _committed_until(revisions, self._until), dict(self._until)
         self._cursor = cursor
-        began_us = max(self.contest.training_watermark_us, self.contest.step_began_us)
-        revisions = revisions.filter(pc.field("decision_time_us") > began_us)
+        revisions = revisions.filter(pc.field("decision_time_us") > self._began_us)
         if revisions.num_rows == 0 and self._latest is not None:
             return
         slim = revisions.select([*observed.COLUMNS, *COLUMNS])
@@ -163,6 +169,19 @@ class Judge:
         if look.closed_until_us is not None:
             return look.closed_until_us
         return closed_until_us(self._table, self._task) - round(self._config.min_age_s * _SECOND_US)
+
+    def _accounted(self, look: Look, closed: int) -> Look:
+        """The look with the account of the contest's closed decisions, unless it has one or is taken again."""
+        if look.logged is not None or look.closed_until_us is not None:
+            return look
+        assert self._latest is not None
+        if self._account is None or self._account[0] != closed:
+            found = landed_account(
+                self._table, task=self._task.name, after_us=self._began_us, until_us=closed, joined=self._latest["decision_id"]
+            )
+            self._account = (closed, found)
+        counted = self._account[1]
+        return look if counted is None else look._replace(logged=counted.logged, lost=counted.lost)
 
     def _latest_until(self, until_us: int) -> pa.Table:
         assert self._latest is not None

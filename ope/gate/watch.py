@@ -47,7 +47,10 @@ class Watch:
         account: Path | None = None,
         clock: Callable[[], int] = now_us,
     ) -> None:
-        """`account`: the JSON that `attribution status --json` prints, read at every look for lost decisions."""
+        """`account`: the JSON that `attribution status --json` prints, read at every look for lost decisions.
+
+        Without it they are counted in the events that landed beside the table.
+        """
         self._store, self._task, self._config = store, task, config
         self._observations, self._reports, self._account, self._clock = observations, reports, account, clock
         self._judge: Judge | None = None

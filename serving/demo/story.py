@@ -22,7 +22,7 @@ def story(results: Results, *, folder: Path, told: Told) -> list[str]:
         "6. Learning: one challenger at a time, trained on joined rows, was put before the gate.",
         f"7. The gate compared each with the champion on newer rows: {f['promotions']} promoted, {f['holds']} held, {f['vetoes']} vetoed.",
         f"8. {_stopped(results.judgements)}",
-        f"9. Reward rose from {f['reward_first_tenth']:.2f} (first tenth) to {f['reward_last_tenth']:.2f} (last tenth). {_kept(results)}",
+        f"9. Reward went from {f['reward_first_tenth']:.2f} (first tenth) to {f['reward_last_tenth']:.2f} (last tenth). {_kept(results)}",
         f"10. Replay from the log: {f['replay_draws']:.1%} of slates and {f['replay_propensities']:.1%} of propensities derived again. "
         f"Pictures: {folder / 'index.html'}; figures: {folder / 'summary.json'}.",
     ]

@@ -78,7 +78,7 @@ def tradeoff_extra(world: TradeoffWorld, rows: pa.Table, *, moved_s: Sequence[fl
     }
     least = f"{'within' if kept >= 1.0 - world.alpha else 'BELOW'} the {1.0 - world.alpha:.0%} that it must"
     lines = [
-        f"11. Quality rose from {figures['quality_first_tenth']:.2f} to {found.served.late_quality:.2f} (baseline "
+        f"11. Quality went from {figures['quality_first_tenth']:.2f} to {found.served.late_quality:.2f} (baseline "
         f"{found.baseline.late_quality:.2f}); reliability kept {kept:.1%} of the baseline's, {least}.",
         f"12. Plain Thompson sampling on the same uploads: quality {found.plain.late_quality:.2f}, but "
         f"{found.plain.late_reliability / found.baseline.late_reliability:.1%} of the reliability; it chose too unreliable a resolution in "

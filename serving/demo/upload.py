@@ -1,9 +1,9 @@
 """The second world of the demo: at which resolution a phone uploads a video. Pure; randomness comes in as a generator.
 
-Context: the uplink (log, standardised), whether it is Wi-Fi, the video's length (log, standardised). Actions: six resolutions. Two
-outcomes: `reliability`, 1 where the upload succeeds, and `quality` of what arrived, 0 where nothing did. A higher resolution is worth
-more and fails more, the more so the weaker the uplink; so quality alone drives reliability down. After the problem of Daulton, Singh,
-Avadhanula, Dimmery and Bakshy (2019), whose data are not public: the numbers are ours.
+Context: the uplink (log, standardised), whether it is Wi-Fi, the video's length (log, standardised). Actions: six resolutions. Outcomes:
+`reliability`, 1 where the upload succeeds, `failure`, 1 where it does not, and `quality` of what arrived, 0 where nothing did. A higher
+resolution is worth more and fails more, the more so the weaker the uplink; so quality alone drives reliability down. After the problem of
+Daulton, Singh, Avadhanula, Dimmery and Bakshy (2019), whose data are not public: the numbers are ours.
 """
 
 import dataclasses
@@ -59,7 +59,11 @@ class UploadWorld:
         """Every upload is seen; what fails sends no quality."""
         action = RESOLUTIONS.index(slate[0])
         arrived = rng.random() < self.success(visit.context[None])[0, action]
-        rewards = (("reliability", 0, 1.0), ("quality", 0, float(_QUALITY[action]))) if arrived else (("reliability", 0, 0.0),)
+        rewards = (
+            (("reliability", 0, 1.0), ("quality", 0, float(_QUALITY[action])))
+            if arrived
+            else (("reliability", 0, 0.0), ("failure", 0, 1.0))
+        )
         return Happening(seen=(0,), rewards=rewards)
 
     def success(self, contexts: np.ndarray) -> np.ndarray:

@@ -46,7 +46,9 @@ def draws(first: np.ndarray, propensity: float = 0.5) -> Draws:
 
 
 def evidence(judged: JudgedRows, *, contest: Contest = CONTEST, **setting: Any) -> Evidence:
-    return evidence_of(contest, judged, estimators=("rips", "sips"), setting=Setting(**{"complete": False, "now_us": 9_000_000, **setting}))
+    return evidence_of(
+        contest, judged, estimators=("rips", "sips"), setting=Setting(**{"complete": False, "now_us": 9_000_000, "logged": 0, **setting})
+    )
 
 
 def judged(

@@ -205,6 +205,18 @@ def test_a_shortfall_of_weight_that_a_few_rare_rows_would_fill_is_no_veto() -> N
     assert wrong.decision == "veto" and "mean weight" in wrong.reasons[0]
 
 
+def test_a_gain_that_one_more_row_could_undo_is_not_promoted() -> None:
+    """A sure gain, but a row without reward shows that the champion's weight can be 900: one such with a reward would undo it all."""
+    sure = rows(2_000, gain=0.5, slots=1)
+    assert judged(sure).decision == "promote"
+    weight, reward = sure.champion.copy(), sure.reward.copy()
+    weight[7], reward[7] = 900.0, 0.0
+    rare = judged(dataclasses.replace(sure, champion=weight, reward=reward))
+    difference = rare.estimates["rips"].difference
+    assert rare.decision == "wait" and difference.value > 0.1 > 0 > difference.lower
+    assert abs(difference.upper - judged(sure).estimates["rips"].difference.upper) < 0.01, "the other end has nothing to fear"
+
+
 VERDICTS = [
     judged(rows(2_000, gain=0.5)),
     judged(rows(4_000)),

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import deltalake
+import pyarrow as pa
 import pytest
 
 from bandits.errors import SnapshotError
@@ -19,6 +21,7 @@ from ope.gate.config import gate_config
 from ope.gate.promotion import promote
 from ope.gate.verdict import Verdict, to_mapping
 from ope.gate.watch import Watch
+from ope.snapshot_rows import closed_until_us
 from tests.ope.digits_world import TASK_FILE, World, begin
 
 TRAINING_ROWS = 3_000
@@ -106,6 +109,41 @@ def test_rows_of_training_and_rows_with_open_windows_are_not_looked_at(world: Wo
     world.live(400)
     verdict = looked(watching)
     assert verdict.rows == 700 and verdict.first_us > verdict.contest.training_watermark_us
+
+
+def test_rows_are_judged_from_the_declared_age_on(world: World) -> None:
+    times = world.live(700)["decision_time_us"].to_pylist()
+    age_s = (closed_until_us(world.table, world.task) - times[499]) / 1e6
+    verdict = looked(watch(world, min_age_s=age_s))
+    assert verdict.rows == 500 and verdict.last_us == times[499]
+
+
+def landed(world: World, ids: list[bytes], *, times_us: list[int], task: str = "digits", kind: str = "decision") -> None:
+    """Decisions, or what cannot be read of the decision log, in the table of landed events beside the observations."""
+    n = len(ids)
+    columns = {"decision_id": pa.array(ids, pa.binary()), "event_time_us": times_us, "append_time_us": times_us}
+    named = {"kind": kind, "topic": "decisions", "task": task}
+    rows = pa.table(columns | {name: pa.array([value] * n, pa.string()) for name, value in named.items()})
+    deltalake.write_deltalake(world.table.parent / "events", rows, mode="append")
+
+
+def test_decisions_that_landed_and_have_no_row_are_lost_and_a_veto(world: World) -> None:
+    before = world.now_us
+    table = world.live(2_000)
+    ids, times = table["decision_id"].to_pylist(), table["decision_time_us"].to_pylist()
+    unaccounted = looked(watch(world))
+    assert unaccounted.decision == "promote" and unaccounted.reasons[-1].startswith("Not known: how many decisions were lost")
+    # Each landed twice; some are of another task, some before the contest, some still open: none of these is lost.
+    landed(world, ids + ids, times_us=times + times)
+    landed(world, [b"other"] * 500, times_us=times[:500], task="other")
+    landed(world, [f"early{k}".encode() for k in range(500)], times_us=[before - 5_000_000] * 500)
+    landed(world, [f"open{k}".encode() for k in range(500)], times_us=[times[-1] + 3_600_000_000] * 500)
+    sound = looked(watch(world))
+    assert (sound.decision, sound.inputs["logged"], sound.inputs["lost"], len(sound.reasons)) == ("promote", 2_000, 0, 1)
+    landed(world, [f"lost{k}".encode() for k in range(100)], times_us=times[:100])
+    landed(world, [b""] * 50, times_us=times[:50], kind="undecodable", task="")
+    verdict = looked(watch(world))
+    assert verdict.decision == "veto" and "150 of 2150 logged without a row" in verdict.reasons[0] and verdict.estimates == {}
 
 
 def test_overridden_and_unlogged_and_fallback_rows_are_out_and_counted(world: World) -> None:
@@ -225,10 +263,14 @@ def test_the_commands_judge_promote_and_roll_back(world: World, tmp_path: Path, 
     assert moved.returncode == 0 and json.loads(moved.stdout)["generation"] == 2, moved.stderr
     again = command("promote", str(kept), "--task", "digits", "--store", str(world.root))
     assert again.returncode == 2 and "judge the challenger again" in again.stderr and "Traceback" not in again.stderr
-    back = command("rollback", "--task", "digits", "--store", str(world.root), "--reason", "drill")
-    assert back.returncode == 0 and Store(world.root, "digits").champion().generation == 3  # type: ignore[union-attr]
-    page = command("report", str(kept), "--out", str(tmp_path / "page.html"))
-    assert page.returncode == 0 and (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    back = command("rollback", "--task", "digits", "--store", str(world.root), "--reason", "drill", "--json")
+    assert back.returncode == 0 and json.loads(back.stdout)["generation"] == 3 and Store(world.root, "digits").champion().generation == 3  # type: ignore[union-attr]
+    page = command("report", str(kept), "--out", str(tmp_path / "page.html"), "--json")
+    assert (
+        page.returncode == 0
+        and json.loads(page.stdout) == {"report": str(tmp_path / "page.html")}
+        and (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    )
     listed = command("verdicts", "--task", "digits", "--store", str(world.root), "--json")
     assert [verdict["decision"] for verdict in json.loads(listed.stdout)] == ["promote"]
     on_log = ["--format", "observations", "--log", str(world.table), "--store", str(world.root), "--task-config", str(TASK_FILE)]
@@ -247,13 +289,25 @@ def test_the_commands_judge_promote_and_roll_back(world: World, tmp_path: Path, 
 
 def test_watching_promotes_and_stops_cleanly_on_sigterm(world: World) -> None:
     world.live(2_000)
-    flags = ["--task-config", str(TASK_FILE), "--store", str(world.root), "--observations", str(world.table), "--watch", "--poll-s", "0.05"]
+    flags = [
+        "--task-config",
+        str(TASK_FILE),
+        "--store",
+        str(world.root),
+        "--observations",
+        str(world.table),
+        "--watch",
+        "--poll-s",
+        "0.05",
+        "--json",
+    ]
     sets = [part for key in ("min_ess=100", "veto_ess=50", "max_stale_s=null") for part in ("--set", f"gate.{key}")]
     with subprocess.Popen(
         [sys.executable, "-m", "ope", "gate", *flags, *sets], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as gate:
         assert gate.stdout is not None and gate.stderr is not None
-        assert gate.stdout.readline().startswith("promote: change")
+        told = json.loads(gate.stdout.readline())
+        assert (told["decision"], told["kind"]) == ("promote", "change")
         gate.send_signal(signal.SIGTERM)
         assert gate.wait(timeout=60) == 0, gate.stderr.read()
     assert world.store.challengers() == [] and len(list((world.root / "digits" / "reports").glob("*.html"))) == 1
