@@ -19,8 +19,9 @@ _VECTOR = pa.list_(pa.float32())
 def decision_table(payloads: Sequence[bytes] | pa.BinaryArray) -> pa.Table:
     """One row a payload (a serialised Event that holds a decision), the columns of DECISION_COLUMNS; agrees with `decision_row`."""
     parts = whole_parts(payloads if isinstance(payloads, pa.Array) else pa.array(payloads, pa.binary()))
-    decisions = pa.concat_arrays([part.bodies for part in parts]) if parts else event_columns([])["decision"]
+    decisions = parts[0].bodies if parts else event_columns([])["decision"]
     if len(parts) > 1:
+        decisions = pa.concat_arrays([part.bodies for part in parts])
         decisions = decisions.take(pa.array(np.argsort(np.concatenate([part.rows for part in parts]))))
     return pa.table([_column(decisions, field) for field in DECISION_COLUMNS], schema=pa.schema(DECISION_COLUMNS))
 

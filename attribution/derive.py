@@ -197,10 +197,9 @@ def _corrected(heads: pl.DataFrame, shown: exposure.Exposure, paid: outcomes.Att
     return corrected
 
 
-def _status(heads: pl.DataFrame, corrected: np.ndarray[Any, Any]) -> list[str]:
-    closed = np.where(corrected, "corrected", "final")
-    statuses: list[str] = np.where(heads["provisional"].to_numpy(), "provisional", closed).tolist()
-    return statuses
+def _status(heads: pl.DataFrame, corrected: np.ndarray[Any, Any]) -> pa.Array:
+    which = np.where(heads["provisional"].to_numpy(), 2, corrected.astype(np.int64))
+    return pa.array(["final", "corrected", "provisional"], pa.string()).take(pa.array(which))
 
 
 def _columns(
@@ -226,7 +225,7 @@ def _columns(
         "outcomes": scored.outcomes,
         "overridden": pa.array(overridden),
         "logged": pa.array(~np.isin(body["fallback"].to_numpy(), _NOT_IN_LOG)),
-        "status": pa.array(_status(heads, corrected), pa.string()),
+        "status": _status(heads, corrected),
         "join_config_digest": heads["join_config_digest"].to_arrow().cast(pa.string()),
     }
     return {name: values[name] for name in DERIVED_COLUMNS}

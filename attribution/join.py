@@ -30,6 +30,7 @@ __all__ = ["COUNTS", "STAMPS", "JoinState", "Stepped", "empty_state", "rebuild",
 # Columns of an observation that the writer adds when it commits the row.
 STAMPS = ("partition", "watermark_us", "commit_seq")
 _ROW_SCHEMA = pa.schema([field for field in OBSERVATION_SCHEMA if field.name not in STAMPS])
+_NO_ROWS = _ROW_SCHEMA.empty_table().drop_columns("revision")
 
 
 class Stepped(NamedTuple):
@@ -97,7 +98,7 @@ class _Rows(NamedTuple):
 def _derived(places: Places, feedback: pl.DataFrame, decisions: pl.DataFrame, config: JoinConfig, *, watermark_us: int = FINAL_US) -> _Rows:
     """Rows of the decisions at these places; the others are looked at where they share a reward with them."""
     if not places.size:
-        return _Rows(places, _ROW_SCHEMA.empty_table().drop_columns("revision"), {})
+        return _Rows(places, _NO_ROWS, {})
     mine = decisions[places]
     # One more for the feedback without a place, whose place is -1.
     row_of = np.full(decisions.height + 1, -1, dtype=np.int32)

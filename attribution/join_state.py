@@ -122,25 +122,27 @@ def taken_in(state: JoinState, judged: pl.DataFrame, *, config: JoinConfig) -> t
     feedback = feedback.filter(pl.col("kind").is_in(["impression", "reward"]) & faultless)
     decisions = _with_decisions(state.decisions, fresh)
     arrived, late = _arrivals(state, feedback)
-    new = decisions[state.decisions.height :]
-    waiting = _placed(state.feedback, new, first=state.decisions.height)
-    arrived = _placed(arrived, new, first=state.decisions.height)
-    touched = [fresh["place"], arrived["place"]]
+    first = state.decisions.height
+    feedback = _placed(pl.concat([state.feedback, arrived]), decisions[first:], first=first)
+    touched = [fresh["place"].to_numpy(), feedback["place"].to_numpy()[state.feedback.height :]]
     if config.shares:
         touched.append(_sharing(state, decisions, fresh, arrived))
-    places = np.unique(np.concatenate([part.to_numpy() for part in touched]))
+    # One more for those without a place, whose place is -1.
+    marked = np.zeros(decisions.height + 1, dtype=bool)
+    for places in touched:
+        marked[places] = True
     repeats = state.decisions.height + fresh.height - decisions.height
     counts = plus(quarantined(judged), {"duplicates": repeats, "late": late})
-    return Taken(decisions, pl.concat([waiting, arrived]), places[places >= 0]), counts
+    return Taken(decisions, feedback, np.flatnonzero(marked[:-1])), counts
 
 
 def forgetting(state: JoinState) -> JoinState:
     """The state without what no event can change any more. Feedback that waited for a decision in vain counts as orphan."""
     now = state.watermark_us
     gone = state.decisions["gone_us"].to_numpy() <= now
-    ended = (pl.col("gone_us") <= now) & (pl.col("place") < 0)
-    orphans = state.feedback.filter(ended)
-    if orphans.height:
+    ended = state.feedback.select(ended=(pl.col("gone_us") <= now) & (pl.col("place") < 0))["ended"]
+    if ended.any():
+        orphans = state.feedback.filter(ended)
         shared = int(orphans.select(unattributed().sum()).item())
         counts = plus(state.counts, {"orphans": orphans.height - shared, "shared": shared})
         state = dataclasses.replace(state, feedback=state.feedback.filter(~ended), counts=counts)
@@ -245,9 +247,9 @@ def _placed(feedback: pl.DataFrame, new: pl.DataFrame, *, first: int) -> pl.Data
     return feedback.with_columns(place=pl.Series(place, dtype=pl.Int32))
 
 
-def _sharing(state: JoinState, decisions: pl.DataFrame, fresh: pl.DataFrame, arrived: pl.DataFrame) -> pl.Series:
+def _sharing(state: JoinState, decisions: pl.DataFrame, fresh: pl.DataFrame, arrived: pl.DataFrame) -> Places:
     """Places of the decisions that may share a reward with what is new: by unit."""
     waiting = state.feedback.filter(unattributed()).select("unit_id").unique()
     newly = fresh.join(waiting, on="unit_id", how="semi")["unit_id"]
     units = pl.concat([newly, arrived.filter(unattributed())["unit_id"]])
-    return decisions.select(place=pl.arg_where(pl.col("unit_id").is_in(units.implode())))["place"].cast(pl.Int32)
+    return decisions.select(place=pl.arg_where(pl.col("unit_id").is_in(units.implode())))["place"].to_numpy()
