@@ -66,14 +66,14 @@ def _shares(touches: pl.DataFrame) -> pl.DataFrame:
         (pl.col("other_us") == pl.col("decided_us")) & (pl.col("other_id") < pl.col("decision_id"))
     )
     placed = counted.group_by("copy", "decision_id", maintain_order=True).agg(
-        n=pl.len(), place=earlier.sum(), peers_append_us=pl.col("decided_append_us_other").max()
+        n=pl.len(), nth=earlier.sum(), peers_append_us=pl.col("decided_append_us_other").max()
     )
     return touches.join(placed, on=["copy", "decision_id"]).with_columns(credit=_credit())
 
 
 def _credit() -> pl.Expr:
-    n, place = pl.col("n"), pl.col("place")
-    first, last = place == 0, place == n - 1
+    n, nth = pl.col("n"), pl.col("nth")
+    first, last = nth == 0, nth == n - 1
     position = pl.when(n <= 2).then(1.0 / n).when(first | last).then(_ENDS).otherwise(_MIDDLE / (n - 2))
     rules = {"last": last.cast(pl.Float64), "first": first.cast(pl.Float64), "linear": 1.0 / n, "position": position}
     return pl.coalesce(pl.when(pl.col("credit_rule") == rule).then(credit) for rule, credit in rules.items())

@@ -23,6 +23,8 @@ LETTER_COLUMNS = (*_PLACE, "kind", "producer", "event_time_us", "reason")
 
 def dead_letters(landed: pl.DataFrame, *, config: JoinConfig) -> pl.DataFrame:
     """LETTER_COLUMNS and `payload`, by place. `landed` has the columns of EVENT_SCHEMA. Damage is no event and not in it."""
+    # By its row: the events of one message (an Arrow batch) share a place.
+    landed = landed.with_row_index("event")
     judged = judge(landed.filter(pl.col("kind") != DAMAGE), config=config)
     alone = judged.filter(pl.col("fault").is_not_null()).with_columns(reason="fault")
     sound = judged.filter(pl.col("fault").is_null()).select(landed.columns)
@@ -30,8 +32,8 @@ def dead_letters(landed: pl.DataFrame, *, config: JoinConfig) -> pl.DataFrame:
     feedback = sound.filter(pl.col("kind").is_in(["impression", "reward"]))
     contradicting = derive(decisions, feedback, config=config).refused
     homeless = feedback.filter(~unattributed()).join(decisions, on="decision_id", how="anti").with_columns(reason=pl.lit("no_decision"))
-    reasons = pl.concat([frame.select(*_PLACE, "reason") for frame in (alone, contradicting, homeless)])
-    found = landed.join(reasons.unique(_PLACE, keep="first"), on=_PLACE, how="inner")
+    reasons = pl.concat([frame.select("event", "reason") for frame in (alone, contradicting, homeless)])
+    found = landed.join(reasons.unique("event", keep="first", maintain_order=True), on="event", how="inner")
     return found.select(*LETTER_COLUMNS, "payload").sort(_PLACE)
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from attribution.wire import event_columns, lists_of
+from attribution.wire import event_columns, lists_of, whole_parts
 from protos.observations import DECISION_COLUMNS
 
 __all__ = ["decision_table"]
@@ -15,9 +16,13 @@ _FIELDS = {"decision_time_us": "event_time_us"}
 _VECTOR = pa.list_(pa.float32())
 
 
-def decision_table(payloads: Sequence[bytes]) -> pa.Table:
+def decision_table(payloads: Sequence[bytes] | pa.BinaryArray) -> pa.Table:
     """One row a payload (a serialised Event that holds a decision), the columns of DECISION_COLUMNS; agrees with `decision_row`."""
-    decisions = event_columns(payloads)["decision"]
+    parts = whole_parts(payloads if isinstance(payloads, pa.Array) else pa.array(payloads, pa.binary()))
+    decisions = parts[0].bodies if parts else event_columns([])["decision"]
+    if len(parts) > 1:
+        decisions = pa.concat_arrays([part.bodies for part in parts])
+        decisions = decisions.take(pa.array(np.argsort(np.concatenate([part.rows for part in parts]))))
     return pa.table([_column(decisions, field) for field in DECISION_COLUMNS], schema=pa.schema(DECISION_COLUMNS))
 
 

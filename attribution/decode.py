@@ -6,32 +6,39 @@ is one Event; or one behind the header of a schema registry (Confluent's framing
 
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from attribution.envelope import unpacked
 from attribution.events import DAMAGE, EVENT_COLUMNS, UNDECODABLE, Raw, Raws
-from attribution.wire import KINDS, key_columns, lists_of
-from protos import events_pb2
+from attribution.wire import Part, key_parts, lists_of
 from protos.task import DEFAULT_TENANT
 
 __all__ = ["decode"]
 
 _DECISION_ID_BYTES = 16
-_FIELDS = {kind: {field.name for field in getattr(events_pb2, kind.capitalize()).DESCRIPTOR.fields} for kind in KINDS}
 _ID_COLUMNS = ("tenant", "task", "unit_id", "decision_id", "event_time_us", "event_id", "name", "value", "slot", "action", "producer")
+_ON_THE_WIRE = {"slot": pl.UInt32, "seen_slots": pl.List(pl.UInt32)}
+# What is taken from a body; `logged_us`, `speaks_for` and `unsound` only for the faults.
+_FIELDS = {
+    **{name: EVENT_COLUMNS[name] for name in ("kind", *_ID_COLUMNS, "source", "final", "seen_slots", "seen_actions")},
+    **_ON_THE_WIRE,
+    "logged_us": pl.Int64,
+    "speaks_for": pl.Int32,
+    "unsound": pl.String,
+}
 
 
 def decode(raws: Sequence[Raw] | Raws) -> pl.DataFrame:
     """The records as events with the columns of EVENT_SCHEMA, in the order in which they came. Raises nothing: see `fault`."""
     records = unpacked(raws if isinstance(raws, Raws) else Raws.of(raws))
-    batch = key_columns(records.payloads)
-    events = pl.DataFrame(_places(records)).hstack(_fields(batch))
-    return events.with_columns(_faults(records, batch)).select(_sound_columns())
+    events = _places(records).hstack(_fields(records.payloads))
+    return events.with_columns(_faults(records)).select(_sound_columns())
 
 
-def _places(records: Raws) -> dict[str, pl.Series]:
+def _places(records: Raws) -> pl.DataFrame:
     """Where each event comes from, and itself."""
     columns = {
         "topic": records.topics,
@@ -41,31 +48,49 @@ def _places(records: Raws) -> dict[str, pl.Series]:
         "payload": records.payloads,
     }
     types = {**EVENT_COLUMNS, "taken_us": pl.Int64}
-    return {name: pl.Series(name, values, dtype=types[name]) for name, values in columns.items()}
+    return pl.DataFrame([pl.Series(name, values, dtype=types[name]) for name, values in columns.items()])
 
 
-def _fields(batch: pa.RecordBatch) -> pl.DataFrame:
+def _fields(payloads: pa.BinaryArray) -> pl.DataFrame:
     """The fields of all kinds side by side: what a kind does not have is null."""
-    found = pl.DataFrame([pl.Series(kind, batch[kind]) for kind in KINDS] + [pl.Series("logged_us", batch["append_time_us"])])
-    kind = pl.coalesce(pl.when(pl.col(kind).is_not_null()).then(pl.lit(kind)) for kind in KINDS)
-    final = pl.col("heartbeat").struct.field("final")
-    fields = {name: pl.coalesce(_having(name)) for name in _ID_COLUMNS}
-    # The time of a final heartbeat says nothing: nothing follows.
-    fields["event_time_us"] = pl.when(final.fill_null(False)).then(None).otherwise(fields["event_time_us"])
-    of_heartbeat = {name: pl.col("heartbeat").struct.field(name) for name in ("source", "final")}
-    beats = {**of_heartbeat, "speaks_for": pl.col("heartbeat").struct.field("partition")}
-    return found.select("logged_us", kind=kind, **fields, **beats).with_columns(_seen(batch))
+    parts = key_parts(payloads)
+    frames = [_of_part(part) for part in parts]
+    rows = np.concatenate([np.zeros(0, np.int64), *(part.rows for part in parts)])
+    lost = np.setdiff1d(np.arange(len(payloads)), rows, assume_unique=True) if len(rows) < len(payloads) else rows[:0]
+    fields = pl.concat([*frames, pl.DataFrame(schema=_FIELDS).clear(lost.size)])
+    rows = np.concatenate([rows, lost])
+    back = np.empty_like(rows)
+    back[rows] = np.arange(rows.size)
+    return fields if (back[1:] > back[:-1]).all() else fields[back]
 
 
-def _having(name: str) -> list[pl.Expr]:
-    """The field in each kind that has it."""
-    return [pl.col(kind).struct.field(name) for kind, fields in _FIELDS.items() if name in fields]
+def _of_part(part: Part) -> pl.DataFrame:
+    """The fields of one kind, as _FIELDS."""
+    names = {field.name for field in part.bodies.type}
+    found = {name: pl.Series(part.bodies.field(name)) for name in _FIELDS if name in names and name not in ("kind", "speaks_for")}
+    found |= {"kind": pl.repeat(part.kind, part.rows.size, eager=True, dtype=pl.String), "logged_us": pl.Series(part.append_time_us)}
+    if part.kind == "heartbeat":
+        # The time of a final heartbeat says nothing: nothing follows.
+        time = pl.Series(part.bodies.field("event_time_us")).to_frame("t")
+        found["event_time_us"] = time.select(pl.when(~found["final"]).then("t"))["t"]
+        found["speaks_for"] = pl.Series(part.bodies.field("partition"))
+    if part.kind == "impression":
+        seen = part.bodies.field("seen")
+        found |= {f"seen_{name}s": pl.Series(lists_of(seen, name)) for name in ("slot", "action")}
+    if part.kind == "decision":
+        found["unsound"] = _unsound(part.bodies)
+    lacking = {name: pl.lit(None, dtype=kind).alias(name) for name, kind in _FIELDS.items() if name not in found}
+    return pl.DataFrame(found).with_columns(**lacking).select([pl.col(name).cast(kind) for name, kind in _FIELDS.items()])
 
 
-def _seen(batch: pa.RecordBatch) -> list[pl.Series]:
-    """Slots and actions that impressions name."""
-    seen = pc.struct_field(batch["impression"], "seen")
-    return [pl.Series(f"seen_{name}s", lists_of(seen, name)) for name in ("slot", "action")]
+def _unsound(decisions: pa.StructArray) -> pl.Series:
+    """What decisions lack beyond their keys."""
+    slots = pl.Series(pc.list_value_length(decisions.field("slots")))
+    packed = [pc.struct_field(decisions, "context"), pc.struct_field(decisions, ["candidates", "packed_features"])]
+    ragged = [pl.Series(pc.binary_length(column)).fill_null(0) % 4 != 0 for column in packed]
+    found = pl.DataFrame({"slots": slots, "ragged": ragged[0] | ragged[1]})
+    reason = pl.when(pl.col("slots") == 0).then(pl.lit("slate_empty")).when("ragged").then(pl.lit("features_malformed"))
+    return found.select(reason=reason)["reason"]
 
 
 def _sound_columns() -> list[pl.Expr]:
@@ -79,7 +104,7 @@ def _sound_columns() -> list[pl.Expr]:
     return [narrow.get(name, pl.col(name)) for name in EVENT_COLUMNS]
 
 
-def _faults(records: Raws, batch: pa.RecordBatch) -> list[pl.Expr]:
+def _faults(records: Raws) -> list[pl.Expr]:
     """`kind`, `append_time_us` and `fault`: the first thing that an event lacks."""
     damages = pl.Series("damage", [None] * len(records.payloads), dtype=pl.String)
     if records.damages:
@@ -89,8 +114,8 @@ def _faults(records: Raws, batch: pa.RecordBatch) -> list[pl.Expr]:
     taken = pl.when(pl.col("taken_us") > 0).then("taken_us").otherwise(pl.when(~lost).then("logged_us").otherwise(0))
     undecodable = pl.when(lost).then(pl.lit(UNDECODABLE))
     unlogged = pl.when(~lost & (taken <= 0)).then(pl.lit("append_time_missing"))
-    reasons = [pl.when(condition).then(pl.lit(reason)) for reason, condition in (*_FAULTS, *_of_decisions(batch))]
-    fault = pl.coalesce(pl.lit(damages), undecodable, unlogged, *reasons)
+    reasons = [pl.when(condition).then(pl.lit(reason)) for reason, condition in _FAULTS]
+    fault = pl.coalesce(pl.lit(damages), undecodable, unlogged, *reasons, "unsound")
     return [kind.alias("kind"), taken.alias("append_time_us"), fault.alias("fault")]
 
 
@@ -108,13 +133,3 @@ _FAULTS: Sequence[tuple[str, pl.Expr]] = (
     ("value_not_finite", ~pl.col("value").is_finite()),
     ("heartbeat_elsewhere", pl.col("speaks_for") != pl.col("partition")),
 )
-
-
-def _of_decisions(batch: pa.RecordBatch) -> Sequence[tuple[str, pl.Expr]]:
-    """What decisions lack beyond their keys."""
-    decision = batch["decision"]
-    candidates = pc.struct_field(decision, "candidates")
-    slots = pl.Series(pc.list_value_length(pc.struct_field(decision, "slots")))
-    packed = [pc.struct_field(decision, "context"), pc.struct_field(candidates, "packed_features")]
-    ragged = [pl.lit(pl.Series(pc.binary_length(column)) % 4 != 0).fill_null(False) for column in packed]
-    return (("slate_empty", pl.lit(slots == 0)), ("features_malformed", ragged[0] | ragged[1]))

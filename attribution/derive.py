@@ -27,7 +27,7 @@ from attribution.settings import JoinConfig
 from attribution.watermarks import FINAL_US
 from protos import events_pb2
 
-__all__ = ["DERIVED_COLUMNS", "Derived", "derive"]
+__all__ = ["DERIVED_COLUMNS", "Derived", "derive", "derive_paired"]
 
 # What `derive` adds to the columns of the decision.
 DERIVED_COLUMNS = (
@@ -64,10 +64,34 @@ def derive(
     rewards of sound form, every copy of them; those of other decisions are not looked at. `peers`: decisions that may share a reward
     with these, these among them (needed where a task has a `credit` rule).
     """
-    heads = decisions.with_row_index("row").join(config.task_frame, on=["tenant", "task"], how="left", maintain_order="left")
-    heads = heads.with_columns(provisional=pl.col("event_time_us") + pl.col("window_us") > watermark_us, now_us=pl.lit(watermark_us))
-    feedback = _with_parts(feedback, peers=decisions if peers is None else peers, config=config)
-    body = decision_table(decisions["payload"].to_list())
+    tasks = config.task_frame.select("tenant", "task", "task_row")
+    decisions = decisions.join(tasks, on=["tenant", "task"], how="left", maintain_order="left")
+    row = decisions.select("decision_id").with_row_index("row")
+    direct = feedback.join(row, on="decision_id", how="inner")
+    return derive_paired(decisions, direct, shared=feedback, config=config, watermark_us=watermark_us, peers=peers)
+
+
+def derive_paired(
+    decisions: pl.DataFrame,
+    feedback: pl.DataFrame,
+    *,
+    shared: pl.DataFrame | None,
+    config: JoinConfig,
+    watermark_us: int = FINAL_US,
+    peers: pl.DataFrame | None = None,
+) -> Derived:
+    """As `derive`, of decisions that know the `task_row` of their task, and feedback that knows the `row` of its decision.
+
+    Rewards that know none are in `shared`.
+    """
+    limits = config.task_frame.drop("tenant", "task", "task_row").select(pl.all().gather(decisions["task_row"]))
+    heads = (
+        decisions.with_row_index("row")
+        .hstack(limits)
+        .with_columns(provisional=pl.col("event_time_us") + pl.col("window_us") > watermark_us, now_us=pl.lit(watermark_us))
+    )
+    feedback = _with_parts(feedback, shared=shared, heads=heads, peers=decisions if peers is None else peers, config=config)
+    body = decision_table(decisions["payload"].to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.binary()))
     places = exposure.places(body)
     mine, refused, counts = _standing(heads, feedback)
     shown = exposure.expose(mine.filter(pl.col("kind") == "impression"), places=places, body=body)
@@ -78,7 +102,7 @@ def derive(
             counts[reason] = counts.get(reason, 0) + count
     counts["outside_window"] = counts.get("outside_window", 0) + paid.outside_window
     counts["attributed"] = shown.events + paid.events
-    scored = outcomes.score(heads, paid.events_frame, places=seen, outcomes=config.outcome_frame)
+    scored = outcomes.score(heads, paid.events_frame, places=seen, outcomes=config.outcome_frame, open_yet=watermark_us < FINAL_US)
     derived = _columns(heads, body=body, places=places, shown=shown, scored=scored, corrected=_corrected(heads, shown, paid))
     for name, column in derived.items():
         body = body.append_column(name, column)
@@ -86,13 +110,15 @@ def derive(
     return Derived(_with_own_rewards(body, config), {name: count for name, count in counts.items() if count}, pl.concat(events))
 
 
-def _with_parts(feedback: pl.DataFrame, *, peers: pl.DataFrame, config: JoinConfig) -> pl.DataFrame:
-    """The feedback, with the parts of rewards that name no decision in place of these."""
+def _with_parts(
+    feedback: pl.DataFrame, *, shared: pl.DataFrame | None, heads: pl.DataFrame, peers: pl.DataFrame, config: JoinConfig
+) -> pl.DataFrame:
+    """The feedback, and the parts that the decisions have in rewards that name none."""
     direct = feedback.with_columns(credit=pl.lit(None, dtype=pl.Float64), peers_append_us=pl.lit(0, dtype=pl.Int64))
-    if config.task_frame["credit_rule"].null_count() == config.task_frame.height:
+    if shared is None or not config.shares:
         return direct
-    shared = credit.parts(feedback.filter(credit.unattributed()), peers=peers, config=config)
-    return pl.concat([direct.filter(~credit.unattributed()), shared.select(direct.columns)])
+    parts = credit.parts(shared.filter(credit.unattributed()), peers=peers, config=config)
+    return pl.concat([direct, parts.join(heads.select("decision_id", "row"), on="decision_id").select(direct.columns)])
 
 
 def _with_own_rewards(rows: pa.Table, config: JoinConfig) -> pa.Table:
@@ -108,8 +134,9 @@ def _with_own_rewards(rows: pa.Table, config: JoinConfig) -> pa.Table:
 
 def _standing(heads: pl.DataFrame, feedback: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, int]]:
     """The events that stand after steps 1 to 3 (and 4 for impressions), with `row` and their decision's words; the refused; the counts."""
-    theirs = heads.select("decision_id", "row", "unit_id", "tenant", "task", *_LIMITS, decided_us="event_time_us")
-    mine = feedback.join(theirs, on="decision_id", how="inner", suffix="_decided")
+    decided = [pl.col(name).alias(f"{name}_decided") for name in ("unit_id", "tenant", "task")]
+    theirs = heads.select("task_row", *decided, *_LIMITS, decided_us="event_time_us")[feedback["row"].to_numpy()]
+    mine = feedback.hstack(theirs)
     closed_us = pl.col("decided_us") + pl.col("window_us")
     before = pl.col("event_time_us") < pl.col("decided_us") - pl.col("grace_us")
     unseen = (pl.col("kind") == "impression") & (pl.col("event_time_us") >= pl.col("decided_us") + pl.col("impression_us"))
@@ -135,12 +162,14 @@ def _standing(heads: pl.DataFrame, feedback: pl.DataFrame) -> tuple[pl.DataFrame
 
 
 _LIMITS = ("impression_us", "window_us", "grace_us", "late_us", "slate_age_us")
-_IDENTITY = ("kind", "decision_id", "event_id")
+_IDENTITY = ("kind", "row", "event_id")
 
 
 def _winners(copies: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     """One copy of each event: smallest payload hash, smallest append time over the copies; and how many copies fell away."""
-    repeated = copies.select(pl.struct(_IDENTITY).is_duplicated()).to_series()
+    # By a hash first, which is cheap; what only has the same hash comes out as it went in.
+    mixed = pl.col("event_id").hash() ^ pl.col("row").hash() ^ pl.col("kind").hash()
+    repeated = copies.select(mixed.is_duplicated()).to_series()
     if not repeated.any():
         return copies, 0
     several = copies.filter(repeated).with_columns(
@@ -168,10 +197,9 @@ def _corrected(heads: pl.DataFrame, shown: exposure.Exposure, paid: outcomes.Att
     return corrected
 
 
-def _status(heads: pl.DataFrame, corrected: np.ndarray[Any, Any]) -> list[str]:
-    closed = np.where(corrected, "corrected", "final")
-    statuses: list[str] = np.where(heads["provisional"].to_numpy(), "provisional", closed).tolist()
-    return statuses
+def _status(heads: pl.DataFrame, corrected: np.ndarray[Any, Any]) -> pa.Array:
+    which = np.where(heads["provisional"].to_numpy(), 2, corrected.astype(np.int64))
+    return pa.array(["final", "corrected", "provisional"], pa.string()).take(pa.array(which))
 
 
 def _columns(
@@ -197,7 +225,7 @@ def _columns(
         "outcomes": scored.outcomes,
         "overridden": pa.array(overridden),
         "logged": pa.array(~np.isin(body["fallback"].to_numpy(), _NOT_IN_LOG)),
-        "status": pa.array(_status(heads, corrected), pa.string()),
+        "status": _status(heads, corrected),
         "join_config_digest": heads["join_config_digest"].to_arrow().cast(pa.string()),
     }
     return {name: values[name] for name in DERIVED_COLUMNS}

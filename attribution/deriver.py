@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from attribution.admission import judge
 from attribution.events import EVENT_SCHEMA, empty_events
-from attribution.join import JoinState, empty_state, rebuild, step, without
+from attribution.join import JoinState, empty_state, rebuild, step_judged, without
 from attribution.positions import LaneMarks, derived_positions, read_derived, read_marks
 from attribution.settings import JoinConfig
 from attribution.sources import Offsets, Partition
@@ -91,9 +91,10 @@ class Deriver:
 
     def _stepped(self, number: int, lane: _Lane, events: pl.DataFrame) -> _Lane:
         mine = events.filter(pl.col("partition") == number)
-        watermarks = advance(lane.marks.watermarks, judge(mine, config=self._config), grace_us=self._config.grace_us)
+        judged = judge(mine, config=self._config)
+        watermarks = advance(lane.marks.watermarks, judged, grace_us=self._config.grace_us)
         watermark_us = partition_watermark(watermarks)
-        state, rows = step(lane.state, mine, watermark_us=watermark_us, config=self._config)
+        state, rows = step_judged(lane.state, judged, watermark_us=watermark_us, config=self._config)
         commits = lane.marks.commits + (rows.num_rows > 0 or lane.rows.num_rows > 0)
         stamped = _stamped(rows, partition=number, watermark_us=watermark_us, commit_seq=commits)
         return _Lane(state, LaneMarks(watermarks, commits, state.counts), pa.concat_tables([lane.rows, stamped]))

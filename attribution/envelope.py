@@ -5,20 +5,20 @@ Confluent framing         0x00, schema id (4 bytes, big-endian), message indexes
 Arrow IPC stream          0xFFFFFFFF first; one binary column `payload`, each value an Event. Worth it from about 500 events a message
 """
 
-import itertools
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import polars as pl
 import pyarrow as pa
 
 from attribution.events import Raws
+from attribution.wire import bytes_of
 
 __all__ = ["BATCH_SCHEMA", "pack", "unpacked"]
 
 BATCH_SCHEMA = pa.schema([pa.field("payload", pa.binary(), nullable=False)])
-T = TypeVar("T")
 _REGISTRY, _ARROW = b"\x00", b"\xff\xff\xff\xff"
-_FIRST = frozenset((_REGISTRY, _ARROW[:1]))
 _SCHEMA_ID_BYTES = 5
 # More indexes than a message can be deep in a file are no header.
 _MOST_INDEXES = 32
@@ -34,51 +34,60 @@ def pack(payloads: Sequence[bytes]) -> bytes:
 
 
 def unpacked(records: Raws) -> Raws:
-    """The records with one event each. What can't be taken apart stays as it is, and will be found undecodable."""
-    wrapped = [row for row, payload in enumerate(records.payloads) if payload[:1] in _FIRST]
-    if not wrapped:
-        return records
-    inner = {row: _events(records.payloads[row]) for row in wrapped}
-    if all(len(events) == 1 for events in inner.values()):
-        payloads = list(records.payloads)
-        for row, (event,) in inner.items():
-            payloads[row] = event
+    """The records with one event each, `payloads` as an Arrow array. What can't be taken apart stays, and will be found undecodable."""
+    payloads = records.payloads if isinstance(records.payloads, pa.Array) else pa.array(records.payloads, pa.binary())
+    wrapped = _wrapped(payloads)
+    if not wrapped.size:
         return records._replace(payloads=payloads)
-    return _spread(records, inner=inner)
+    inner = {int(row): _events(payloads[int(row)].as_py()) for row in wrapped}
+    if all(len(events) == 1 for events in inner.values()):
+        mended = payloads.to_pylist()
+        for row, events in inner.items():
+            mended[row] = events[0].as_py()
+        return records._replace(payloads=pa.array(mended, pa.binary()))
+    return _spread(records._replace(payloads=payloads), inner=inner)
 
 
-def _spread(records: Raws, *, inner: dict[int, list[bytes]]) -> Raws:
-    lists = [inner.get(row, [payload]) for row, payload in enumerate(records.payloads)]
-    counts = list(map(len, lists))
-    starts = [0, *itertools.accumulate(counts)]
+def _wrapped(payloads: pa.BinaryArray) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Rows whose first byte is that of a header or a stream."""
+    data, begin, end = bytes_of(payloads)
+    if not data.size:
+        return np.zeros(0, dtype=np.int64)
+    first = data[np.minimum(begin, len(data) - 1)]
+    return np.flatnonzero((end > begin) & ((first == _REGISTRY[0]) | (first == _ARROW[0])))
+
+
+def _spread(records: Raws, *, inner: Mapping[int, pa.BinaryArray]) -> Raws:
+    rows = range(len(records.payloads))
+    lists = [inner[row] if row in inner else records.payloads[row : row + 1] for row in rows]
+    counts = np.array([len(events) for events in lists])
+    source = np.repeat(np.array(rows), counts)
+    starts = np.concatenate([[0], np.cumsum(counts)])
     return Raws(
-        topics=_repeated(records.topics, counts),
-        partitions=_repeated(records.partitions, counts),
-        offsets=_repeated(records.offsets, counts),
-        payloads=list(itertools.chain.from_iterable(lists)),
-        append_times_us=_repeated(records.append_times_us, counts),
-        damages={starts[row]: reason for row, reason in records.damages.items()},
+        topics=pl.Series(records.topics, dtype=pl.String).gather(source),
+        partitions=pl.Series(records.partitions, dtype=pl.Int32).gather(source),
+        offsets=pl.Series(records.offsets, dtype=pl.Int64).gather(source),
+        payloads=pa.concat_arrays(lists),
+        append_times_us=pl.Series(records.append_times_us, dtype=pl.Int64).gather(source),
+        damages={int(starts[row]): reason for row, reason in records.damages.items()},
     )
 
 
-def _repeated(values: Sequence[T], counts: Sequence[int]) -> list[T]:
-    return list(itertools.chain.from_iterable(map(itertools.repeat, values, counts)))
-
-
-def _events(payload: bytes) -> list[bytes]:
+def _events(payload: bytes) -> pa.BinaryArray:
+    """The events in one value, never none."""
     if not payload.startswith(_ARROW):
-        return [_behind_header(payload)]
+        return pa.array([_behind_header(payload)], pa.binary())
     try:
         table = pa.ipc.open_stream(payload).read_all()
     except (pa.ArrowInvalid, OSError):
-        return [payload]
+        return pa.array([payload], pa.binary())
     if "payload" not in table.schema.names or not table.num_rows:
-        return [payload]
+        return pa.array([payload], pa.binary())
     try:
-        events: list[bytes] = table["payload"].cast(pa.binary()).to_pylist()
+        events = pa.concat_arrays(table["payload"].cast(pa.binary()).chunks)
     except pa.ArrowInvalid:
-        return [payload]
-    return [event or b"" for event in events]
+        return pa.array([payload], pa.binary())
+    return events.fill_null(b"") if events.null_count else events
 
 
 def _behind_header(payload: bytes) -> bytes:

@@ -29,13 +29,13 @@ class Raw(NamedTuple):
 
 
 class Raws(NamedTuple):
-    """Many records by column: parallel lists, and the reasons of damage by row (few have one)."""
+    """Many records by column: parallel lists (or columns), and the reasons of damage by row (few have one)."""
 
-    topics: Sequence[str]
-    partitions: Sequence[int]
-    offsets: Sequence[int]
-    payloads: Sequence[bytes]
-    append_times_us: Sequence[int]
+    topics: Sequence[str] | pl.Series
+    partitions: Sequence[int] | pl.Series
+    offsets: Sequence[int] | pl.Series
+    payloads: Sequence[bytes] | pa.BinaryArray
+    append_times_us: Sequence[int] | pl.Series
     damages: Mapping[int, str]
 
     @classmethod

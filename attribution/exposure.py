@@ -45,15 +45,13 @@ def expose(impressions: pl.DataFrame, *, places: pl.DataFrame, body: pa.Table) -
     An impression that names no slot is of the whole slate as decided; one that shows a candidate elsewhere than decided overrides its
     row; one that shows what was no candidate is refused whole.
     """
-    shown = _entries(impressions.with_row_index("impression"), places=places)
+    shown = _entries(impressions.with_row_index("impression"), places=places, offsets=slot_offsets(body))
     misplaced = shown.filter(~pl.col("as_decided"))
     refused = _of_no_candidate(misplaced, body=body)
     standing = shown.filter(~pl.col("impression").is_in(refused.implode())) if refused.len() else shown
-    first = standing.filter("as_decided").group_by("row", "slot").agg(seen_us=pl.col("event_time_us").min())
-    seen = places.join(first, on=["row", "slot"], how="left", maintain_order="left").select("seen_us")
     return Exposure(
-        seen=seen,
-        times=_times(standing, rows=body.num_rows),
+        seen=_first_seen(standing.filter("as_decided"), count=places.height),
+        times=_times(_without(impressions, refused), rows=body.num_rows),
         overridden_rows=standing.filter(~pl.col("as_decided"))["row"].unique().to_numpy(),
         corrected_rows=standing.filter("corrects")["row"].unique().to_numpy(),
         refused={"no_candidate": refused.len()} if refused.len() else {},
@@ -66,22 +64,43 @@ def _numbered(impressions: pl.DataFrame, numbers: pl.Series) -> pl.DataFrame:
     return impressions.with_row_index("impression").filter(pl.col("impression").is_in(numbers.implode()))
 
 
+def _without(impressions: pl.DataFrame, numbers: pl.Series) -> pl.DataFrame:
+    if numbers.is_empty():
+        return impressions
+    return impressions.with_row_index("impression").filter(~pl.col("impression").is_in(numbers.implode()))
+
+
+def _first_seen(entries: pl.DataFrame, *, count: int) -> pl.DataFrame:
+    """When each of the places was first seen, null where it never was."""
+    first = entries.group_by("at").agg(pl.col("event_time_us").min())
+    at, times = first["at"].to_numpy(), np.zeros(count, dtype=np.int64)
+    never = np.full(count, True)
+    times[at], never[at] = first["event_time_us"].to_numpy(), False
+    return pl.DataFrame({"seen_us": pl.Series(pa.array(times, mask=never))})
+
+
 def _times(standing: pl.DataFrame, *, rows: int) -> pa.Array:
     """When each decision's slate was shown, once an impression that counts: a cached slate is shown again and again."""
-    shown = standing.select("impression", "row", "event_time_us").unique().sort("row", "event_time_us")
+    shown = standing.select("row", "event_time_us").sort("row", "event_time_us")
     offsets = np.searchsorted(shown["row"].to_numpy(), np.arange(rows + 1)).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), shown["event_time_us"].to_arrow())
 
 
-def _entries(impressions: pl.DataFrame, *, places: pl.DataFrame) -> pl.DataFrame:
-    """One row for each slot that an impression says was seen, and whether that is `as_decided`."""
+def _entries(impressions: pl.DataFrame, *, places: pl.DataFrame, offsets: np.ndarray[Any, Any]) -> pl.DataFrame:
+    """One row for each slot that an impression says was seen, `at` which of the places (null = none), and whether that is `as_decided`."""
     base = ["impression", "row", "event_time_us", "corrects"]
     whole = pl.col("seen_slots").list.len() == 0
-    all_slots = impressions.filter(whole).select(base).join(places, on="row").with_columns(action="placed")
     named = impressions.filter(~whole).select(*base, slot="seen_slots", action="seen_actions").explode("slot", "action")
-    named = named.join(places, on=["row", "slot"], how="left")
-    columns = [*base, "slot", "action", "placed"]
-    entries = pl.concat([all_slots.select(columns), named.select(columns)])
+    row, slot = named["row"].to_numpy(), named["slot"].fill_null(-1).to_numpy()
+    at = offsets[row] + slot
+    exists = (slot >= 0) & (at < offsets[1:][row])
+    named = named.with_columns(at=pl.Series(pa.array(at, pa.int64(), mask=~exists)))
+    named = named.with_columns(placed=places["placed"].gather(named["at"]))
+    entries = named.select(*base, "at", "action", "placed")
+    if named.height < impressions.height or impressions.select(whole.any()).item():
+        every = places.with_row_index("at").select("row", pl.col("at").cast(pl.Int64), "placed", action="placed")
+        of_slate = impressions.filter(whole).select(base).join(every, on="row")
+        entries = pl.concat([entries, of_slate.select(entries.columns)])
     # An entry without an action says that the slot was seen as decided.
     same = (pl.col("action") == "") | (pl.col("action") == pl.col("placed"))
     return entries.with_columns(as_decided=(same & pl.col("placed").is_not_null()).fill_null(False))

@@ -127,16 +127,17 @@ def _refuse(message: Message) -> None:
 
 
 def _columns(messages: Sequence[Message], *, prefix: str) -> Raws:
-    """The messages by column: one call a field and message, and no object of ours for each."""
-    skip = len(prefix)
-    for message in messages:
-        if message.error() is not None:
+    """The messages by column: one call a field and message, made from C, and no object of ours for each."""
+    if any(error is not None for error in map(Message.error, messages)):
+        for message in messages:
             _refuse(message)
+    topics = list(map(Message.topic, messages))
+    names = {topic: topic[len(prefix) :] for topic in set(topics)}
     return Raws(
-        topics=[message.topic()[skip:] for message in messages],
-        partitions=[message.partition() for message in messages],
-        offsets=[message.offset() for message in messages],
-        payloads=[message.value() or b"" for message in messages],
+        topics=[names[topic] for topic in topics] if prefix else topics,
+        partitions=list(map(Message.partition, messages)),
+        offsets=list(map(Message.offset, messages)),
+        payloads=[value or b"" for value in map(Message.value, messages)],
         append_times_us=[max(message.timestamp()[1], 0) * 1000 for message in messages],
         damages={},
     )
@@ -144,5 +145,5 @@ def _columns(messages: Sequence[Message], *, prefix: str) -> Raws:
 
 def _ends(raws: Raws) -> dict[Partition, int]:
     """The offset behind the last record of each partition: records of one partition come in order."""
-    last = {(topic, number): offset for topic, number, offset in zip(raws.topics, raws.partitions, raws.offsets, strict=True)}
+    last = dict(zip(zip(raws.topics, raws.partitions, strict=True), raws.offsets, strict=True))
     return {Partition(*place): offset + 1 for place, offset in last.items()}

@@ -38,7 +38,9 @@ def attribute(rewards: pl.DataFrame, *, places: pl.DataFrame, outcomes: pl.DataF
 
     A slot stands as given, if the slate has it and its action is the one named (if one is); an action alone finds its slot.
     """
-    known = rewards.join(outcomes, on=["tenant", "task", "name"], how="inner")
+    known = rewards.join(outcomes.drop("tenant", "task"), on=["task_row", "name"], how="inner")
+    # Most decisions have no reward.
+    places = places.filter(pl.Series(np.isin(places["row"].to_numpy(), known["row"].to_numpy(), kind="table"), dtype=pl.Boolean))
     by_slot = known.join(places, on=["row", "slot"], how="left")
     by_action = places.unique(["row", "placed"], keep="first").select("row", action="placed", found="slot", found_us="seen_us")
     by_slate = places.group_by("row").agg(slate_us=pl.col("seen_us").min())
@@ -77,29 +79,29 @@ def _fault() -> pl.Expr:
     )
 
 
-def score(heads: pl.DataFrame, rewards: pl.DataFrame, *, places: pl.DataFrame, outcomes: pl.DataFrame) -> Scored:
+def score(heads: pl.DataFrame, rewards: pl.DataFrame, *, places: pl.DataFrame, outcomes: pl.DataFrame, open_yet: bool) -> Scored:
     """Aggregates the rewards of each outcome and slot, lets defaults stand where none came, and weighs them.
 
         reward[slot] = sum over outcomes of weight * value;  reward = sum of the slots that count + weighed outcomes of the slate
 
-    `heads`: row, tenant, task. `places`: row, slot, seen_us; a place counts when it was seen.
+    `heads`: row, task_row. `places`: row, slot, seen_us; a place counts when it was seen. `open_yet`: a window may still be open.
     """
-    task = heads.select("row", "tenant", "task", "now_us", decided_us="event_time_us")
+    task = heads.select("row", "task_row", "now_us", decided_us="event_time_us")
     all_slots = heads["all_slots"].fill_null(False).gather(places["row"])
     counted = places.select("row", "slot", counted=pl.col("seen_us").is_not_null() | all_slots)
     found = _aggregated(rewards)
     expected = _expected(task, counted, outcomes)
-    missing = expected.join(found, on=["row", "name", "slot"], how="anti", nulls_equal=True)
+    missing = expected.join(found, on=["row", "order", "slot"], how="anti", nulls_equal=True)
     entries = pl.concat([found, missing.select(found.columns)]).sort("row", "order", "slot", nulls_last=True)
-    entries = _provisional(entries, task, outcomes)
+    entries = _provisional(entries, task, outcomes) if open_yet else entries
     return _scored(entries, counted=counted, rows=heads.height)
 
 
 def _provisional(entries: pl.DataFrame, task: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
     """The entries, with `provisional` as the status of those whose window is still open."""
-    closes = outcomes.select("tenant", "task", "name", "closes_us")
+    closes = outcomes.select("task_row", "order", "closes_us")
     timed = entries.join(task, on="row", how="left", maintain_order="left")
-    timed = timed.join(closes, on=["tenant", "task", "name"], how="left", maintain_order="left")
+    timed = timed.join(closes, on=["task_row", "order"], how="left", maintain_order="left")
     still_open = pl.col("decided_us") + pl.col("closes_us") > pl.col("now_us")
     return timed.with_columns(status=pl.when(still_open).then(pl.lit("provisional")).otherwise("status")).select(entries.columns)
 
@@ -120,11 +122,13 @@ def _aggregated(rewards: pl.DataFrame) -> pl.DataFrame:
 
 def _expected(task: pl.DataFrame, counted: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
     """The entries that every row has, with their defaults: one for each slot that counts, or one for the slate."""
-    wanted = task.join(outcomes, on=["tenant", "task"])
-    by_slot = wanted.filter(~pl.col("for_slate")).join(counted.filter("counted").select("row", "slot"), on="row")
-    by_slate = wanted.filter("for_slate").with_columns(slot=pl.lit(None, dtype=pl.Int32))
-    both = pl.concat([by_slot, by_slate.select(by_slot.columns)])
-    return both.with_columns(value="default", status=pl.lit("missing"), count=pl.lit(0, dtype=pl.Int32))
+    wanted = outcomes.select("task_row", "order", "name", "weight", "for_slate", value="default")
+    slots = counted.filter("counted").select("row", "slot")
+    slots = slots.with_columns(task["task_row"].gather(slots["row"]))
+    by_slot = slots.join(wanted.filter(~pl.col("for_slate")), on="task_row")
+    by_slate = task.select("row", "task_row").join(wanted.filter("for_slate"), on="task_row")
+    both = pl.concat([by_slot, by_slate.with_columns(slot=pl.lit(None, dtype=pl.Int32)).select(by_slot.columns)])
+    return both.with_columns(status=pl.lit("missing"), count=pl.lit(0, dtype=pl.Int32))
 
 
 def _scored(entries: pl.DataFrame, *, counted: pl.DataFrame, rows: int) -> Scored:

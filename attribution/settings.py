@@ -108,14 +108,16 @@ class JoinConfig:
 
     @functools.cached_property
     def task_frame(self) -> pl.DataFrame:
-        """One row a task: its windows and limits."""
-        return pl.DataFrame([_task_row(join) for join in self.tasks.values()], schema=_TASK_SCHEMA, orient="row")
+        """One row a task: its windows and limits. `task_row` numbers the rows."""
+        tasks = pl.DataFrame([_task_row(join) for join in self.tasks.values()], schema=_TASK_SCHEMA, orient="row")
+        return tasks.with_row_index("task_row")
 
     @functools.cached_property
     def outcome_frame(self) -> pl.DataFrame:
         """One row an outcome, in the order of the file."""
         rows = [row for join in self.tasks.values() for row in _outcome_rows(join)]
-        return pl.DataFrame(rows, schema=_OUTCOME_SCHEMA, orient="row")
+        outcomes = pl.DataFrame(rows, schema=_OUTCOME_SCHEMA, orient="row")
+        return outcomes.join(self.task_frame.select("tenant", "task", "task_row"), on=["tenant", "task"], maintain_order="left")
 
     @property
     def grace_us(self) -> int:
@@ -131,6 +133,11 @@ class JoinConfig:
     def memory_us(self) -> int:
         """How far behind the watermark an event can lie and still matter to the state."""
         return int((self.task_frame["window_us"] + self.task_frame["hold_us"]).max())  # type: ignore[arg-type]
+
+    @functools.cached_property
+    def shares(self) -> bool:
+        """Does a task credit rewards that name no decision?"""
+        return self.task_frame["credit_rule"].null_count() < self.task_frame.height
 
     @functools.cached_property
     def functions(self) -> Mapping[tuple[str, str], str]:

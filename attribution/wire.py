@@ -6,9 +6,10 @@ it: that library is the judge of what an event is, here and in every producer.
 
 import functools
 import importlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from google.protobuf import descriptor_pb2, descriptor_pool
@@ -17,16 +18,62 @@ from google.protobuf.message import DecodeError
 
 from protos import events_pb2
 
-__all__ = ["KINDS", "columns_by_protobuf", "event_columns", "key_columns"]
+__all__ = ["KINDS", "Part", "bytes_of", "columns_by_protobuf", "event_columns", "key_columns", "key_parts", "lists_of", "whole_parts"]
 
 KINDS = ("decision", "impression", "reward", "signal", "heartbeat")
 # Of a decision the join needs these as long as it is open; all of it is read once, when it closes.
 _DECISION_KEYS = ("decision_id", "tenant", "task", "unit_id", "event_time_us", "context", "candidates", "slots")
 _PART_KEYS = {"Decision": _DECISION_KEYS, "CandidateSet": ("packed_features",), "Slot": ("numerator",)}
+_TIME_TAG = events_pb2.Event.DESCRIPTOR.fields_by_name["append_time_us"].number << 3
+# A tag, and a number of 64 bits.
+_MOST_TIME_BYTES = 11
 # Lists this short are gone through one by one.
 _FEW = 16
 
-Columns = Callable[[Sequence[bytes]], pa.RecordBatch]
+Columns = Callable[[Sequence[bytes] | pa.BinaryArray], pa.RecordBatch]
+
+
+class Part(NamedTuple):
+    """Events of one kind: their rows in the list they were read from, ascending, their bodies and when the log took them."""
+
+    kind: str
+    rows: np.ndarray[Any, np.dtype[np.int64]]
+    bodies: pa.StructArray
+    append_time_us: pa.Int64Array
+
+
+def key_parts(payloads: pa.BinaryArray) -> list[Part]:
+    """As `key_columns`, kind by kind; what is in no part is no event. A kind alone is read in half the time of all side by side."""
+    return list(_parts(payloads, slim=True))
+
+
+def whole_parts(payloads: pa.BinaryArray) -> list[Part]:
+    """As `event_columns`, kind by kind; what is in no part is no event."""
+    return list(_parts(payloads, slim=False))
+
+
+def _parts(payloads: pa.BinaryArray, *, slim: bool) -> Iterator[Part]:
+    numbers = _plain_kinds(payloads)
+    rest = [np.flatnonzero(numbers == 0)]
+    for number, kind in enumerate(KINDS, 1):
+        rows = np.flatnonzero(numbers == number)
+        if not rows.size:
+            continue
+        try:
+            batch = _reader(_event_of(kind, slim))(payloads if rows.size == len(payloads) else payloads.take(pa.array(rows)))
+        except (ValueError, DecodeError):
+            rest.append(rows)
+            continue
+        yield Part(kind, rows, batch[kind], batch["append_time_us"])
+    others = np.sort(np.concatenate(rest))
+    if others.size:
+        batch = (key_columns if slim else event_columns)(payloads.take(pa.array(others)).to_pylist())
+        for kind in KINDS:
+            found = batch[kind].is_valid()
+            if found.true_count:
+                yield Part(
+                    kind, others[found.to_numpy(zero_copy_only=False)], batch[kind].filter(found), batch["append_time_us"].filter(found)
+                )
 
 
 def event_columns(payloads: Sequence[bytes]) -> pa.RecordBatch:
@@ -36,14 +83,61 @@ def event_columns(payloads: Sequence[bytes]) -> pa.RecordBatch:
 
 def key_columns(payloads: Sequence[bytes]) -> pa.RecordBatch:
     """As `event_columns`, but of a decision only the keys and what shows whether it is sound."""
-    return _sound(payloads, _reader(_slim_event()))
+    return _sound(payloads, _reader(_event_of("", True)))
 
 
-def columns_by_protobuf(payloads: Sequence[bytes], *, descriptor: Descriptor) -> pa.RecordBatch:
+def columns_by_protobuf(payloads: Sequence[bytes] | pa.BinaryArray, *, descriptor: Descriptor) -> pa.RecordBatch:
     """The slow way: what `ptars` is checked against, and what runs where it is absent."""
     schema = _schema(descriptor)
+    payloads = payloads.to_pylist() if isinstance(payloads, pa.Array) else payloads
     rows = [_row(descriptor, events_pb2.Event.FromString(payload)) for payload in payloads]
     return pa.RecordBatch.from_pylist(rows, schema=schema)
+
+
+def _plain_kinds(payloads: pa.BinaryArray) -> np.ndarray[Any, np.dtype[np.int8]]:
+    """Number of the kind of each payload that is one body, and at most the log's time behind it; 0 = looks otherwise.
+
+    Says nothing of what is in the body.
+    """
+    if not len(payloads):
+        return np.zeros(0, dtype=np.int8)
+    data, begin, end = bytes_of(payloads)
+    last = len(data) - 1
+    if last < 0:
+        return np.zeros(len(payloads), dtype=np.int8)
+    tag = data[np.minimum(begin, last)]
+    size = np.zeros(len(payloads), dtype=np.int64)
+    at, more = begin + 1, np.full(len(payloads), True)
+    for shift in (0, 7, 14, 21):
+        byte = data[np.minimum(at, last)].astype(np.int64)
+        size += np.where(more, (byte & 0x7F) << shift, 0)
+        at += more
+        more &= byte >= 0x80
+        if not more.any():
+            break
+    left = end - at - size
+    plain = (end - begin >= 2) & ~more & (left >= 0)
+    if left.any():
+        plain &= (left == 0) | _is_time(data, at + size, left)
+    kind = tag >> 3
+    return np.where(plain & (tag & 7 == 2) & (kind >= 1) & (kind <= len(KINDS)), kind, 0).astype(np.int8)
+
+
+def _is_time(data: Any, begin: Any, size: Any) -> Any:
+    """Is what stands there the log's time, and nothing else: its tag, and one varint?"""
+    last = len(data) - 1
+    time = (size >= 2) & (size <= _MOST_TIME_BYTES) & (data[np.minimum(begin, last)] == _TIME_TAG)
+    for number in range(1, _MOST_TIME_BYTES):
+        ends = data[np.minimum(begin + number, last)] < 0x80
+        time &= (number >= size) | (ends == (number == size - 1))
+    return time
+
+
+def bytes_of(payloads: pa.BinaryArray) -> tuple[Any, Any, Any]:
+    """All bytes, and where each payload begins and ends in them."""
+    _, offsets, data = payloads.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int32)[payloads.offset : payloads.offset + len(payloads) + 1].astype(np.int64)
+    return np.frombuffer(data if data is not None else b"", dtype=np.uint8), ends[:-1], ends[1:]
 
 
 def _sound(payloads: Sequence[bytes], read: Columns) -> pa.RecordBatch:
@@ -94,7 +188,9 @@ def _reader(descriptor: Descriptor) -> Columns:
         return functools.partial(columns_by_protobuf, descriptor=descriptor)
     handler, schema = ptars.HandlerPool([descriptor.file]).get_for_message(descriptor), _schema(descriptor)
 
-    def read(payloads: Sequence[bytes]) -> pa.RecordBatch:
+    def read(payloads: Sequence[bytes] | pa.BinaryArray) -> pa.RecordBatch:
+        if isinstance(payloads, pa.Array) and len(payloads):
+            return handler.array_to_record_batch(payloads).cast(schema)
         return handler.list_to_record_batch(list(payloads) or [b""]).slice(0, len(payloads)).cast(schema)
 
     return read
@@ -108,21 +204,24 @@ def _ptars() -> Any:
 
 
 @functools.cache
-def _slim_event() -> Descriptor:
-    """The message Event without the fields that only a closed decision is asked for: a parser passes over what it does not know."""
+def _event_of(kind: str, slim: bool) -> Descriptor:
+    """The message Event of one kind (empty: of all); slim: without the fields that only a closed decision is asked for.
+
+    A parser passes over what it does not know.
+    """
     file = descriptor_pb2.FileDescriptorProto()
     events_pb2.DESCRIPTOR.CopyToProto(file)
-    file.name = "slateloop/event_keys.proto"
+    file.name = f"slateloop/event_{kind}{slim}.proto"
+    parts: dict[str, Sequence[str]] = {**(_PART_KEYS if slim else {}), **({"Event": (kind, "append_time_us")} if kind else {})}
     for message in file.message_type:
-        kept = [field for field in message.field if field.name in _PART_KEYS.get(message.name, (field.name,))]
+        kept = [field for field in message.field if field.name in parts.get(message.name, (field.name,))]
         del message.field[:]
         message.field.extend(kept)
         ones = {name: number for number, name in enumerate(dict.fromkeys(_oneofs(message, kept)))}
         names = [message.oneof_decl[number].name for number in ones]
         del message.oneof_decl[:]
-        for number, name in enumerate(names):
+        for name in names:
             message.oneof_decl.add(name=name)
-            assert number < len(ones)
         for field in message.field:
             if field.HasField("oneof_index"):
                 field.oneof_index = ones[field.oneof_index]

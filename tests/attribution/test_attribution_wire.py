@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,6 +61,21 @@ two = st.builds(lambda a, b: a + b, st.sampled_from(SAMPLE_BYTES), st.sampled_fr
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_both_readers_agree_on_damaged_and_foreign_bytes(payloads: list[bytes]) -> None:
     assert repr(rows(payloads)) == repr(judged_by_protobuf(payloads))
+
+
+@given(payloads=st.lists(st.one_of(st.sampled_from(SAMPLE_BYTES), mangled, two, st.binary(max_size=40)), max_size=40))
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_kind_by_kind_reads_what_all_kinds_side_by_side_read(payloads: list[bytes]) -> None:
+    expected = rows(payloads)
+    found: list[dict[str, Any]] = [dict.fromkeys(wire.KINDS) for _ in payloads]
+    for part in wire.whole_parts(pa.array(payloads, pa.binary())):
+        for row, body, at_us in zip(part.rows, part.bodies.to_pylist(), part.append_time_us.to_pylist(), strict=True):
+            found[row] |= {part.kind: body, "append_time_us": at_us}
+    for one, other in zip(expected, found, strict=True):
+        if all(one[kind] is None for kind in wire.KINDS):
+            one.pop("append_time_us")
+            other.pop("append_time_us", None)
+        assert repr({name: one[name] for name in sorted(one)}) == repr({name: other[name] for name in sorted(other)})
 
 
 def test_without_the_fast_reader_the_slow_one_gives_the_same_events(monkeypatch: pytest.MonkeyPatch) -> None:
