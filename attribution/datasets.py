@@ -18,6 +18,7 @@ from pyarrow import csv
 
 from attribution.errors import QueryError
 from attribution.tables import EVENTS_DIR, OBSERVATIONS_DIR, open_table
+from protos.delta_tables import dataset_of
 
 __all__ = ["VIEWS", "query", "write_rows"]
 
@@ -50,8 +51,8 @@ def query(out: Path, sql: str) -> pa.Table:
     for name in (EVENTS_DIR, OBSERVATIONS_DIR):
         open_table(out / name, schema=None)
     with duckdb.connect() as database:
-        database.register("events", deltalake.DeltaTable(out / EVENTS_DIR).to_pyarrow_dataset())
-        database.register("revisions", deltalake.DeltaTable(out / OBSERVATIONS_DIR).to_pyarrow_dataset())
+        database.register("events", dataset_of(deltalake.DeltaTable(out / EVENTS_DIR)))
+        database.register("revisions", dataset_of(deltalake.DeltaTable(out / OBSERVATIONS_DIR)))
         try:
             database.execute(_DEFINITIONS)
             rows = database.sql(sql)

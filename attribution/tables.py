@@ -13,10 +13,10 @@ import deltalake
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from attribution.errors import Fenced, TableError
+from protos.delta_tables import dataset_of
 
 __all__ = ["DELETIONS_DIR", "EVENTS_DIR", "OBSERVATIONS_DIR", "PositionedTable", "open_table", "text"]
 
@@ -97,7 +97,7 @@ class PositionedTable:
 
     def read(self, *, columns: Sequence[str], where: pc.Expression | None = None) -> pl.DataFrame:
         """Rows as they stand in this snapshot, in no order."""
-        dataset: ds.Dataset = self._handle.to_pyarrow_dataset()
+        dataset = dataset_of(self._handle)
         frame = pl.from_arrow(dataset.to_table(columns=list(columns), filter=where))
         assert isinstance(frame, pl.DataFrame)
         return frame

@@ -10,6 +10,8 @@ import deltalake
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from protos.delta_tables import dataset_of
+
 __all__ = ["EVENTS", "LandedAccount", "landed_account"]
 
 # Name of the table, beside that of the observations.
@@ -37,7 +39,7 @@ def landed_account(observations: Path | str, *, task: str, after_us: int, until_
     kind, topic, of_task = (pc.field(name).cast(pa.string()) for name in ("kind", "topic", "task"))
     decided = (kind == "decision") & (of_task == task) & _within("event_time_us", after_us, until_us)
     unread = (kind == "undecodable") & (topic == "decisions") & _within("append_time_us", after_us, until_us)
-    rows = deltalake.DeltaTable(table).to_pyarrow_dataset().to_table(columns=_COLUMNS, filter=decided | unread)
+    rows = dataset_of(deltalake.DeltaTable(table)).to_table(columns=_COLUMNS, filter=decided | unread)
     readable = pc.equal(rows["kind"].cast(pa.string()), "decision")
     ids = pc.unique(rows.filter(readable)["decision_id"].cast(pa.binary()))
     unreadable = rows.num_rows - pc.sum(readable).as_py() if rows.num_rows else 0

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from protos.delta_tables import dataset_of
 from protos.errors import ObservationsError
 from protos.observations import OBSERVATION_SCHEMA
 
@@ -76,7 +77,7 @@ def _of_task(task: str) -> pc.Expression:
 
 
 def _dataset(table: Path | str) -> ds.Dataset:
-    dataset = _open(table).to_pyarrow_dataset()
+    dataset = dataset_of(_open(table))
     if absent := sorted(set(OBSERVATION_SCHEMA.names) - set(dataset.schema.names)):
         raise ObservationsError(
             f"{table}: a table without column {absent[0]!r}; give the path of the observations that `attribution run` writes"

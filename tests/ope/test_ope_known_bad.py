@@ -47,7 +47,7 @@ CASES: dict[str, tuple[Callable[[], JudgedRows], dict[str, object], str]] = {
     "its own training rows": (lambda: SOUND, {"contest": dataclasses.replace(CONTEST, training_watermark_us=2_500_000)}, "training rows"),
     "a stale reward source": (lambda: SOUND, {"now_us": 10_000_000_000, "watermark_us": 2_000_000}, "a source is silent"),
     "rows overridden by callers": (lambda: changed(excluded={"overridden": 400}), {}, "are lost"),
-    "rows lost in the join": (lambda: SOUND, {"logged": 1_000, "lost": 80}, "80 of 1000 expired or quarantined"),
+    "rows lost in the join": (lambda: SOUND, {"logged": 1_000, "lost": 80}, "80 of 1000 logged without a row"),
     "one row with most of the weight": (
         lambda: changed(challenger=np.where(np.arange(3_000) == 7, 1_500.0, 0.5)[:, None] * np.ones((1, 2))),
         {"complete": True},
