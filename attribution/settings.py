@@ -122,17 +122,17 @@ class JoinConfig:
     @property
     def grace_us(self) -> int:
         """Disorder that the shared watermark allows for: the largest of the tasks'."""
-        return int(self.task_frame["grace_us"].max())  # type: ignore[arg-type]
+        return _longest(self.task_frame["grace_us"])
 
     @property
     def max_future_us(self) -> int:
         """Bound on the stamp of what belongs to no task, such as a heartbeat: the largest of the tasks'."""
-        return int(self.task_frame["max_future_us"].max())  # type: ignore[arg-type]
+        return _longest(self.task_frame["max_future_us"])
 
     @property
     def memory_us(self) -> int:
         """How far behind the watermark an event can lie and still matter to the state."""
-        return int((self.task_frame["window_us"] + self.task_frame["hold_us"]).max())  # type: ignore[arg-type]
+        return _longest(self.task_frame["window_us"] + self.task_frame["hold_us"])
 
     @functools.cached_property
     def shares(self) -> bool:
@@ -143,6 +143,11 @@ class JoinConfig:
     def functions(self) -> Mapping[tuple[str, str], str]:
         """The users' own reward functions, by (tenant, task)."""
         return {key: join.rewards.function for key, join in self.tasks.items() if join.rewards.function}
+
+
+def _longest(times_us: pl.Series) -> int:
+    """The largest of some tasks' times, in Python's own numbers; there is always a task."""
+    return max(times_us.to_list())
 
 
 def load_join_config(directory: Path, *, overrides: Sequence[str] = ()) -> JoinConfig:

@@ -57,8 +57,8 @@ class _Asked(NamedTuple):
 
     def of(self, batches: Iterable[Batch], *, rows: int | None) -> dict[str, Estimate]:
         """Estimates of the batches, with a bar that counts their rows."""
-        kind = {"level": self.level, "interval": self.interval, "denominator": self.denominator}
-        return estimates_of(counted(batches, rows=rows), names=self.names, **kind)  # type: ignore[arg-type]
+        rows_of = counted(batches, rows=rows)
+        return estimates_of(rows_of, names=self.names, level=self.level, interval=self.interval, denominator=self.denominator)
 
 
 def evaluate(

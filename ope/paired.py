@@ -69,5 +69,6 @@ def paired(estimator: Estimator) -> Paired:
 def _same_rows(challenger: Batch, champion: Batch) -> None:
     if not np.array_equal(challenger.reward, champion.reward):
         raise RowsError("reward of challenger and champion differ; a paired difference needs one set of rows with two sets of weights")
-    if (challenger.unit is None) != (champion.unit is None) or not np.array_equal(challenger.unit, champion.unit):  # type: ignore[arg-type]
+    units = [batch.unit for batch in (challenger, champion) if batch.unit is not None]
+    if len(units) == 1 or (units and not np.array_equal(units[0], units[1])):
         raise RowsError("unit of challenger and champion differ; a paired difference needs one set of rows with two sets of weights")

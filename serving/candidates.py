@@ -1,6 +1,7 @@
 """The named candidates of a request, with what is worked out of them once and used again: callers name the same ones over and over."""
 
 import functools
+from collections import Counter
 
 import numpy as np
 
@@ -77,8 +78,7 @@ def _begun(tag: bytes, head: bytes) -> bytes:
 
 def _check(actions: tuple[str, ...]) -> None:
     if len(set(actions)) < len(actions):
-        seen: set[str] = set()
-        double = next(action for action in actions if action in seen or seen.add(action))  # type: ignore[func-returns-value]
+        double = next(action for action, times in Counter(actions).items() if times > 1)
         raise refused(_FIELD, f"{shown(double)} stands twice; name each action once")
     for index, action in enumerate(actions):
         check_id(action, field=f"{_FIELD}[{index}]")

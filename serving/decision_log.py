@@ -21,7 +21,7 @@ from serving.group_sync import GroupSync
 from serving.turns import Alone, Turns
 from serving.wire import varint
 
-__all__ = ["LogWriter", "close_newest", "decision_payloads", "stamp_append", "stamp_decision"]
+__all__ = ["LogWriter", "decision_payloads", "stamp_append", "stamp_decision", "take_over"]
 
 _logger = logging.getLogger(__name__)
 # Mode of a segment to which nothing more is written.
@@ -91,9 +91,7 @@ class LogWriter:
         self._segment_bytes = segment_bytes
         self._turn = turns(log)
         if self._turn.alone:
-            close_newest(log)
-        with self._turn:
-            self._turn.time(_newest_us(log))
+            take_over(log, self._turn)
         self._segment: _Segment | None = None
         self._sync = GroupSync(every_s=sync_s)
 
@@ -180,15 +178,25 @@ class LogWriter:
             self._segment = None
 
 
-def close_newest(log: Path) -> None:
-    """Closes the segment that an earlier process may have left with a torn tail. For whoever takes a log over, before it is written."""
-    found = segments(log)
-    if not found or not found[-1][1].stat().st_size:
-        return
-    base, path = found[-1]
-    items = list(records(path.read_bytes(), base=base, whole=True))
-    if items and isinstance(items[-1], Damage):
-        _logger.warning("log %s: %s at %d..%d is passed over", log, *items[-1])
+def take_over(log: Path, turns: Turns) -> None:
+    """Closes the segment that an earlier process may have left with a torn tail, and goes on from its time. For whoever takes a log over,
+    before it is written: reads the newest segment whole."""
+    with turns:
+        newest = True
+        for base, path in reversed(segments(log)):
+            items = list(records(path.read_bytes(), base=base, whole=True))
+            if newest and items:
+                _close(path, items[-1])
+                newest = False
+            whole = [item for item in items if isinstance(item, Record)]
+            if whole:
+                turns.time(Event.FromString(whole[-1].payload).append_time_us)
+                return
+
+
+def _close(path: Path, last: Record | Damage) -> None:
+    if isinstance(last, Damage):
+        _logger.warning("log %s: %s at %d..%d is passed over", path.parent, *last)
     path.chmod(_CLOSED)
 
 
@@ -202,15 +210,6 @@ def _next_segment(log: Path, *, segment_bytes: int) -> tuple[int, Path]:
     if about.st_mode & stat.S_IWUSR and about.st_size < segment_bytes:
         return base, path
     return base + about.st_size, segment_path(log, base + about.st_size)
-
-
-def _newest_us(log: Path) -> int:
-    """Append time of the newest whole record; 0 where there is none."""
-    for start, path in reversed(segments(log)):
-        whole = [item for item in records(path.read_bytes(), base=start, whole=True) if isinstance(item, Record)]
-        if whole:
-            return Event.FromString(whole[-1].payload).append_time_us
-    return 0
 
 
 def _sync_directory(path: Path) -> None:

@@ -119,21 +119,20 @@ def _shared_by(
 def _slots(decided: Decided, row: int, size: int) -> tuple[list[bytes], list[bytes]]:
     """The fields `slots` of the Decision and of the SelectResponse."""
     selection, slate = decided.asked[row].selection, decided.slates[row][:size]
-    pairs = zip(decided.numerators[row], decided.scores[row], strict=True)
+    pairs = zip(decided.numerators[row][:size], decided.scores[row][:size], strict=True)
     numbers = [slot_numbers(numerator, numerator / DENOMINATOR, score) for numerator, score in pairs]
     if selection.rules.policy.section.range is not None:
         slots = _valued(decided, row, slate, numbers)
         return [length_delimited(b"\x52", slot) for slot in slots], [length_delimited(b"\x12", slot) for slot in slots]
     logged, answered = selection.candidates.logged_heads, selection.candidates.answered_heads
-    return [logged[at] + given for at, given in zip(slate, numbers, strict=False)], [
-        answered[at] + given for at, given in zip(slate, numbers, strict=False)
-    ]
+    placed = list(zip(slate, numbers, strict=True))
+    return [logged[at] + given for at, given in placed], [answered[at] + given for at, given in placed]
 
 
 def _valued(decided: Decided, row: int, slate: list[int], numbers: list[bytes]) -> list[bytes]:
     """The slots of a continuous range, each a serialised Slot: with the value that was drawn in its bin, and the density there."""
     candidates = decided.asked[row].selection.candidates
-    slots = [candidates.slot_heads[at] + given for at, given in zip(slate, numbers, strict=False)]
+    slots = [candidates.slot_heads[at] + given for at, given in zip(slate, numbers, strict=True)]
     actions = [candidates.actions[index] for index in slate]
     values = slot_values(actions, decided.numerators[row][: len(slate)], np.frombuffer(decided.draw_keys[row], "<u4"))
     return [

@@ -14,13 +14,13 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from protos.log_files import DECISIONS, FEEDBACK
 from serving.config import ServerConfig
-from serving.decision_log import LogWriter, close_newest, stamp_decision
+from serving.decision_log import LogWriter, stamp_decision, take_over
 from serving.errors import ServingError
 from serving.heartbeats import heartbeat_event
 from serving.shipping import Shipper, kafka_producer
@@ -42,9 +42,12 @@ class Workers:
     def __init__(self, config: ServerConfig, *, logs: Path, command: Sequence[str], now_us: Callable[[], int]) -> None:
         """Takes the logs over and reserves the address. Raises LogBusy, LogUnavailable, and ServingError where the address is taken."""
         self._config, self._logs, self._command, self._now_us = config, logs, command, now_us
-        self._locks = [held(logs / name, ".workers", fcntl.LOCK_EX) for name in (DECISIONS, FEEDBACK)]
-        self._reserved = _reserved(config.address)
-        self._folder = Path(tempfile.mkdtemp(prefix="serving-workers-"))
+        with contextlib.ExitStack() as taken:
+            for name in (DECISIONS, FEEDBACK):
+                taken.callback(os.close, held(logs / name, ".workers", fcntl.LOCK_EX))
+            self._reserved = taken.enter_context(_reserved(config.address))
+            self._folder = Path(taken.enter_context(tempfile.TemporaryDirectory(prefix="serving-workers-")))
+            self._taken = taken.pop_all()
         self._running: dict[int, subprocess.Popen[bytes]] = {}
         self._failed: dict[int, int] = {}
         self._due_s: dict[int, float] = {}
@@ -55,15 +58,11 @@ class Workers:
         """Where they listen, with the port that was found."""
         return f"{self._config.address.rpartition(':')[0]}:{self._reserved.getsockname()[1]}"
 
-    @property
-    def processes(self) -> Mapping[int, int]:
-        """Process id of each worker that runs, by its number."""
-        return {number: process.pid for number, process in self._running.items()}
-
     def start(self, stop: threading.Event) -> None:
         """Returns when every worker answers, or `stop` is set. Raises ServingError if one ends instead."""
         for name in (DECISIONS, FEEDBACK):
-            close_newest(self._logs / name)
+            with contextlib.closing(InTurn(self._logs / name)) as turns:
+                take_over(self._logs / name, turns)
         for shipper in self._shippers:
             shipper.start()
         # The first compiles, the others load what it has compiled.
@@ -94,9 +93,7 @@ class Workers:
             self._say_final()
         for shipper in self._shippers:
             shipper.close(timeout_s=self._config.drain_grace_s)
-        self._reserved.close()
-        for lock in self._locks:
-            os.close(lock)
+        self._taken.close()
 
     def _say_final(self) -> None:
         sizes: dict[str, Any] = {"segment_bytes": self._config.segment_bytes, "sync_s": self._config.sync_ms / 1e3}

@@ -210,14 +210,13 @@ def compare_all(evidence: Evidence, config: GateConfig, level: float, interval: 
     """Every comparison that the evidence allows, at a one-sided `level`, by the declared interval where no other is given.
 
     Two-sided intervals at twice the level, whose ends are the one-sided bounds at the level, with one more row than came: the worst for
-    the lower end, the best for the upper one (`ope.gate.one_more`).
+    the lower end, the best for the upper one (`ope.gate.one_more`), where the evidence has it.
     """
     decides, by = next(iter(evidence.moments)), interval or bound(config, rows=evidence.rows)
 
     def compare(name: str, moments: Moments, more: OneMore | None) -> Comparison:
         found = paired(estimator(name)).finish(moments, 2 * level, by)
-        # A refresh differs from the champion by little and is asked for little: with one more row it would wait for ever (the demo's did).
-        if more is None or evidence.contest.kind != "change" or math.isnan(found.difference.value):
+        if more is None or math.isnan(found.difference.value):
             return found
         worst, best = (difference_of(rows, level=2 * level, interval=by) for rows in more)
         return found._replace(difference=dataclasses.replace(found.difference, lower=worst.lower, upper=best.upper))

@@ -155,7 +155,8 @@ class Evidence:
     setting: Setting
     # Difference of the deciding estimator and the cross-check (`ope.agreement`); None where there is one estimator.
     agreement: Moments | None = None
-    # Of each of the moments above, with one more row: the worst and the best for the challenger. Empty or None where there is no row.
+    # Of each of the moments above, with one more row: the worst and the best for the challenger. None of a refresh, nor where there is no
+    # row.
     one_more: Mapping[str, OneMore] = dataclasses.field(default_factory=dict)
     guardrails_one_more: Mapping[str, OneMore] = dataclasses.field(default_factory=dict)
     anchor_one_more: OneMore | None = None
@@ -187,7 +188,8 @@ def evidence_of(contest: Contest, rows: JudgedRows, *, estimators: Sequence[str]
     of_guardrails = {name: decides.moments(*batches) for name, batches in guardrails.items()}
     against = None if rows.anchor is None else (challenger, batch(rows.anchor))
     of_anchor = None if against is None else decides.moments(*against)
-    some, name = bool(len(reward)), estimators[0]
+    # A refresh differs from the champion by little and is allowed to be a little worse: one row more than came would hold it for ever.
+    some, name = bool(len(reward)) and contest.kind == "change", estimators[0]
     return Evidence(
         contest=contest,
         moments=moments,
