@@ -1,6 +1,6 @@
 """A verified snapshot bound to its compiled programs: what serving, replay and evaluation call."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,9 @@ class LoadedPolicy:
         """Index of an action that the table lacks."""
         return len(self.manifest.actions)
 
-    def decide(self, requests: Requests, *, slots: int) -> Outputs:
+    def decide(self, requests: Requests, *, slots: int, buckets: Sequence[int] = BATCH_BUCKETS) -> Outputs:
         """A slate for each request, of at most `slots` slots; `requests.slots` says how many each wants."""
-        return run_decide(self._spec, self._params, requests, slots=slots)
+        return run_decide(self._spec, self._params, requests, slots=slots, buckets=buckets)
 
     def decide_rows(self, rows: np.ndarray, *, layout: RowLayout, slots: int) -> Outputs:
         """As `decide`, for requests that are already rows of words (`bandits.packed`), u32[n, words]."""

@@ -5,7 +5,7 @@ candidates; a server warms its buckets before it is ready, and nothing compiles 
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from bandits.slates import ABSENT, sample_slate, slate_numerators
 
 __all__ = [
     "BATCH_BUCKETS",
+    "OFFLINE_BUCKETS",
     "Outputs",
     "candidate_bucket",
     "compilations",
@@ -35,6 +36,8 @@ __all__ = [
 
 # Requests a call. A larger batch is cut; padding wastes less than the next call would cost (measured: 40 us a call, 7 us a decision).
 BATCH_BUCKETS = (1, 8, 32, 64, 256)
+# Where nobody waits for a single answer: one program for logs of every length, since compiling another costs a second or two.
+OFFLINE_BUCKETS = BATCH_BUCKETS[-1:]
 _FEWEST_CANDIDATES = 8
 
 
@@ -61,15 +64,19 @@ def candidate_bucket(candidates: int) -> int:
     return between if between >= candidates and power > 2 * _FEWEST_CANDIDATES else power
 
 
-def run_decide(spec: PolicySpec, params: Any, requests: Requests, *, slots: int) -> Outputs:
+def run_decide(spec: PolicySpec, params: Any, requests: Requests, *, slots: int, buckets: Sequence[int] = BATCH_BUCKETS) -> Outputs:
     """Slates drawn for all requests, of at most `slots` slots each."""
     layout = _layout(requests)
-    return run_decide_rows(spec, params, pack(requests, layout), layout=layout, slots=slots)
+    return run_decide_rows(spec, params, pack(requests, layout), layout=layout, slots=slots, buckets=buckets)
 
 
-def run_decide_rows(spec: PolicySpec, params: Any, rows: np.ndarray, *, layout: RowLayout, slots: int) -> Outputs:
+def run_decide_rows(
+    spec: PolicySpec, params: Any, rows: np.ndarray, *, layout: RowLayout, slots: int, buckets: Sequence[int] = BATCH_BUCKETS
+) -> Outputs:
     """Slates drawn for all requests, of at most `slots` slots each; `rows` u32[n, words] as `bandits.packed` lays them out."""
-    return _run(_decide_program(spec, layout, slots), params, rows, None, layout.width) if len(rows) else _nothing(slots, layout.width)
+    if not len(rows):
+        return _nothing(slots, layout.width)
+    return _run(_decide_program(spec, layout, slots), params, rows, None, layout.width, buckets)
 
 
 def run_numerators(spec: PolicySpec, params: Any, requests: Requests, slates: np.ndarray) -> Outputs:
@@ -77,7 +84,7 @@ def run_numerators(spec: PolicySpec, params: Any, requests: Requests, slates: np
     layout, slots = _layout(requests), slates.shape[1]
     if not requests.n_rows:
         return _nothing(slots, layout.width)
-    return _run(_numerators_program(spec, layout, slots), params, pack(requests, layout), slates, layout.width)
+    return _run(_numerators_program(spec, layout, slots), params, pack(requests, layout), slates, layout.width, OFFLINE_BUCKETS)
 
 
 def run_marginals(spec: PolicySpec, params: Any, requests: Requests, *, slots: int, walks: int) -> Marginals:
@@ -100,9 +107,11 @@ def _layout(requests: Requests) -> RowLayout:
     return RowLayout(requests.context.shape[1], candidate_bucket(requests.actions.shape[1]), requests.features.shape[2])
 
 
-def _run(program: Callable[..., Any], params: Any, rows: np.ndarray, slates: np.ndarray | None, width: int) -> Outputs:
+def _run(
+    program: Callable[..., Any], params: Any, rows: np.ndarray, slates: np.ndarray | None, width: int, allowed: Sequence[int]
+) -> Outputs:
     parts, buckets = [], []
-    for start, stop, bucket in _chunks(len(rows)):
+    for start, stop, bucket in _chunks(len(rows), allowed):
         given = () if slates is None else (_fitted(slates[start:stop], bucket, fill=ABSENT),)
         answers = np.asarray(program(params, _fitted(rows[start:stop], bucket), *given))
         parts.append(answers[: stop - start])
@@ -112,12 +121,12 @@ def _run(program: Callable[..., Any], params: Any, rows: np.ndarray, slates: np.
     return Outputs(slates_, numerators, mean, scale, buckets[0] if len(parts) == 1 else np.concatenate(buckets), width, sound)
 
 
-def _chunks(n: int) -> Iterator[tuple[int, int, int]]:
+def _chunks(n: int, allowed: Sequence[int]) -> Iterator[tuple[int, int, int]]:
     """(start, stop, bucket) of the calls for n requests."""
     start = 0
     while start < n:
         left = n - start
-        bucket = next((size for size in BATCH_BUCKETS if size >= left), BATCH_BUCKETS[-1])
+        bucket = next((size for size in allowed if size >= left), allowed[-1])
         yield start, min(n, start + bucket), bucket
         start += bucket
 

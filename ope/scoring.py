@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from bandits.loaded import LoadedPolicy
+from bandits.programs import OFFLINE_BUCKETS
 from bandits.requests import Requests, requests_from_observations
 from ope.observed import Observed
 from ope.rows import Floats, prefix_weights
@@ -56,11 +57,18 @@ def missing(scores: Scores, decision_ids: list[bytes]) -> npt.NDArray[np.bool_]:
 
 def score(rows: pa.Table, policies: Sequence[LoadedPolicy]) -> Scores:
     """Scores of a table with COLUMNS, under each policy. Raises FeatureError if the rows lack a feature."""
-    requests, slates = _requests(rows, policies[0])
-    taken = policies[0].decide(requests, slots=slates.shape[1]).slates
+    # Snapshots of one task mostly read rows alike.
+    read: dict[tuple[tuple[str, ...], tuple[int, ...]], tuple[Requests, npt.NDArray[np.int32]]] = {}
+    numerators = []
+    for policy in policies:
+        kind = (tuple(policy.manifest.actions), tuple(policy.manifest.dims))
+        read[kind] = read.get(kind) or _requests(rows, policy)
+        numerators.append(policy.slate_numerators(*read[kind]))
+    requests, slates = next(iter(read.values()))
+    taken = policies[0].decide(requests, slots=slates.shape[1], buckets=OFFLINE_BUCKETS).slates
     return Scores(
         place={decision_id: place for place, decision_id in enumerate(rows["decision_id"].to_pylist())},
-        numerator=np.stack([policy.slate_numerators(*_requests(rows, policy)) for policy in policies], axis=1),
+        numerator=np.stack(numerators, axis=1),
         logged=_actions(requests.actions, slates),
         taken=_actions(requests.actions, taken),
     )
