@@ -31,8 +31,8 @@ def demo(
     tasks: Annotated[Path, typer.Option("--tasks", help="Directory with the demo's task file.")] = Path("configs/tasks"),
     seconds: Annotated[float, typer.Option(min=5.0, max=3600.0, help="Traffic ends after this many seconds.")] = 70.0,
     decisions: Annotated[int, typer.Option(min=1_000, help="Traffic ends after this many decisions, if they come sooner.")] = 100_000,
-    # On two cores more would starve the learner and the gate, which then look seldom: fewer contests end, not more (1,200: half as many).
-    rate: Annotated[float, typer.Option(min=1.0, help="Decisions a second that the callers aim at.")] = 600.0,
+    # On two cores more would starve the learner and the gate, which then look seldom: fewer contests end, not more.
+    rate: Annotated[float, typer.Option(min=1.0, help="Decisions a second that the callers aim at.")] = 900.0,
     seed: Annotated[int, typer.Option(min=0, help="Key of the visitors' choices.")] = 1,
     bootstrap: Annotated[
         str, typer.Option("--bootstrap", help="Kafka, host:port, between server and joiner; without it the joiner reads the server's logs.")
