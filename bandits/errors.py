@@ -4,6 +4,7 @@ BanditsError
 ├── PolicyError          a policy that the catalog lacks, or settings that it refuses
 ├── FeatureError         a feature that the schema lacks, or a value that it refuses
 ├── SimulationError      a table, an experiment or a world that cannot be simulated
+├── ExperimentError      an experiment's data from which what was asked cannot be estimated
 ├── SnapshotError        a snapshot that fails verification; it is never served
 └── StoreError           the store cannot do what was asked
     ├── ChampionMoved    a compare-and-swap lost against another writer
@@ -14,6 +15,7 @@ BanditsError
 __all__ = [
     "BanditsError",
     "ChampionMoved",
+    "ExperimentError",
     "FeatureError",
     "PolicyError",
     "SimulationError",
@@ -42,6 +44,10 @@ class FeatureError(BanditsError):
 
 class SimulationError(BanditsError):
     """A table lacks what a simulation needs, or an experiment asks for what its world does not have."""
+
+
+class ExperimentError(BanditsError):
+    """An experiment's data, or the config that describes them, do not allow what was asked: the message says which column and why."""
 
 
 class SnapshotError(BanditsError):

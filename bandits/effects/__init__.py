@@ -1,0 +1,1 @@
+"""Effects of treatments from experiments, by regressions on compressed rows."""

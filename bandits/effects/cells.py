@@ -1,0 +1,167 @@
+"""Lossless compression: rows that are alike in all that a regression conditions on become one cell with sums (Wong et al. 2021, YOCO).
+
+    cell c:   W_c = sum w_i,   m_c = sum w_i y_i / W_c,   S_c = sum w_i (y_i - m_c)^2
+
+From these every sum over rows of a regression on columns that are constant in a cell follows, the squared residuals too:
+sum w_i (y_i - f)^2 = S_c + W_c (m_c - f)^2. Sums are kept about their mean, so that nothing cancels. Errors that are robust need the same
+three with the weights squared, errors that are clustered need W and W m by (cell, cluster). Pure.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+__all__ = ["Cells", "Clustered", "Groups", "Sums", "compress", "grouped"]
+
+# Rows that are hashed at once, so that the intermediate arrays stay in the cache.
+_BLOCK = 1 << 15
+# Odd constants of 64 bits with about half their bits set (Steele, Lea, Flood 2014, SplitMix).
+_MULTIPLIER, _STEP = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x9E3779B97F4A7C15)
+
+
+class Groups(NamedTuple):
+    """`first` i64[C]: a row of each group; `code` i64[n]: the group of each row."""
+
+    first: np.ndarray
+    code: np.ndarray
+
+
+class Sums(NamedTuple):
+    """Of one outcome, each f64[C]: `weight` sum of w, `mean` of y by w, `spread` sum of w (y - mean)^2."""
+
+    weight: np.ndarray
+    mean: np.ndarray
+    spread: np.ndarray
+
+    @classmethod
+    def of(cls, code: np.ndarray, size: int, y: np.ndarray, weight: np.ndarray | None) -> "Sums":
+        """Sums by group; `weight` None = one a row. A group of weight zero has mean zero."""
+        total = np.bincount(code, weight, size).astype(np.float64)
+        mean = np.bincount(code, y if weight is None else weight * y, size) / np.where(total > 0.0, total, 1.0)
+        squared = (y - mean[code]) ** 2
+        return cls(total, mean, np.bincount(code, squared if weight is None else weight * squared, size))
+
+    def at(self, chosen: np.ndarray) -> "Sums":
+        """The sums of some cells: a mask, or their places."""
+        return Sums(*(values[chosen] for values in (self.weight, self.mean, self.spread)))
+
+
+class Clustered(NamedTuple):
+    """Parts of cells by cluster: `cell`, `cluster` i64[M]; `sums` by outcome, with the plain weights."""
+
+    cell: np.ndarray
+    cluster: np.ndarray
+    sums: Mapping[str, Sums]
+
+
+class Cells(NamedTuple):
+    """Compressed rows.
+
+    `columns`: by name, values of each cell [C] (numbers or codes); `count` f64[C], rows of positive weight; `sums` by outcome, with
+    weights w; `squared` the same with the weights that enter robust errors: w^2, or w where they are frequencies; `clustered` where
+    clusters were asked for.
+    """
+
+    columns: Mapping[str, np.ndarray]
+    count: np.ndarray
+    sums: Mapping[str, Sums]
+    squared: Mapping[str, Sums]
+    clustered: Clustered | None
+
+    @property
+    def size(self) -> int:
+        """C: how many cells there are."""
+        return len(self.count)
+
+    def where(self, chosen: np.ndarray) -> "Cells":
+        """The cells that a mask bool[C] chooses, with their parts by cluster."""
+        place = np.cumsum(chosen) - 1
+        parts = self.clustered
+        if parts is not None:
+            kept = chosen[parts.cell]
+            sums = {name: each.at(kept) for name, each in parts.sums.items()}
+            parts = Clustered(place[parts.cell[kept]], parts.cluster[kept], sums)
+        return Cells(
+            columns={name: values[chosen] for name, values in self.columns.items()},
+            count=self.count[chosen],
+            sums={name: each.at(chosen) for name, each in self.sums.items()},
+            squared={name: each.at(chosen) for name, each in self.squared.items()},
+            clustered=parts,
+        )
+
+
+def compress(
+    columns: Mapping[str, np.ndarray],
+    outcomes: Mapping[str, np.ndarray],
+    *,
+    weight: np.ndarray | None = None,
+    frequency: bool = False,
+    cluster: np.ndarray | None = None,
+) -> Cells:
+    """Cells of rows that are alike in all `columns` ([n] each); sums of `outcomes`, f64[n] each.
+
+    `weight` f64[n] >= 0, None = one a row; `frequency` = a weight counts rows. `cluster` i64[n]: which cluster a row is of.
+    """
+    groups = grouped(list(columns.values()), rows=len(next(iter(outcomes.values()))))
+    size = len(groups.first)
+    sums = {name: Sums.of(groups.code, size, y, weight) for name, y in outcomes.items()}
+    squared = sums
+    if weight is not None and not frequency:
+        squared = {name: Sums.of(groups.code, size, y, weight**2) for name, y in outcomes.items()}
+    return Cells(
+        columns={name: values[groups.first] for name, values in columns.items()},
+        count=_rows(groups.code, size, weight, frequency=frequency),
+        sums=sums,
+        squared=squared,
+        clustered=None if cluster is None else _clustered(groups, cluster, outcomes, weight),
+    )
+
+
+def grouped(columns: Sequence[np.ndarray], *, rows: int) -> Groups:
+    """Groups of rows that are equal in every column, in the order of their first rows.
+
+    Rows are told apart by a hash of 64 bits, and then compared: two different rows of one hash (one chance in 10^7 for a million) are
+    found, and the rows are hashed anew.
+    """
+    if not columns:
+        return Groups(np.zeros(1, np.int64), np.zeros(rows, np.int64))
+    for salt in range(1, 9):
+        encoded = pa.array(_hashes(columns, salt)).dictionary_encode()
+        code = encoded.indices.to_numpy().astype(np.int64)
+        first = np.empty(len(encoded.dictionary), np.int64)
+        first[code[::-1]] = np.arange(rows - 1, -1, -1)
+        if len(first) == rows or all(np.array_equal(values[first][code], values) for values in columns):
+            return Groups(first, code)
+    raise AssertionError("eight hashes of 64 bits in a row took different rows for equal ones")
+
+
+def _hashes(columns: Sequence[np.ndarray], salt: int) -> np.ndarray:
+    rows = len(columns[0])
+    found = np.empty(rows, np.uint64)
+    for start in range(0, rows, _BLOCK):
+        hashed = np.full(min(_BLOCK, rows - start), salt, np.uint64) * _MULTIPLIER
+        for values in columns:
+            hashed ^= _bits(values[start : start + _BLOCK])
+            hashed *= _MULTIPLIER
+            hashed ^= hashed >> np.uint64(31)
+            hashed += _STEP
+        found[start : start + _BLOCK] = hashed
+    return found
+
+
+def _bits(values: np.ndarray) -> np.ndarray:
+    # Adding zero makes -0.0 and 0.0, which are equal, the same bits.
+    return (values + 0.0).view(np.uint64) if values.dtype == np.float64 else values.astype(np.uint64)
+
+
+def _rows(code: np.ndarray, size: int, weight: np.ndarray | None, *, frequency: bool) -> np.ndarray:
+    counted = None if weight is None else weight if frequency else (weight > 0.0).astype(np.float64)
+    return np.bincount(code, counted, size).astype(np.float64)
+
+
+def _clustered(groups: Groups, cluster: np.ndarray, outcomes: Mapping[str, np.ndarray], weight: np.ndarray | None) -> Clustered:
+    parts = grouped([groups.code, cluster], rows=len(cluster))
+    sums = {name: Sums.of(parts.code, len(parts.first), y, weight) for name, y in outcomes.items()}
+    return Clustered(groups.code[parts.first], cluster[parts.first], sums)

@@ -1,0 +1,235 @@
+"""Effects of arms from a table: compressed once for all outcomes that are known for the same rows, fitted overall and by segment. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from bandits.effects.cells import Cells, compress
+from bandits.effects.columns import Column, as_factor, column
+from bandits.effects.config import EffectsFile
+from bandits.effects.design import arms_part, assembled, centred, intercept, parts_of, products
+from bandits.effects.fit import Dropped, Fit, Normal, fit, normal
+from bandits.effects.sample import Sample, arms_of, check_overlap, complete
+from bandits.errors import ExperimentError
+
+__all__ = [
+    "Experiment",
+    "Fitted",
+    "SegmentOf",
+    "as_codes",
+    "check_arms",
+    "check_outcome",
+    "compressed",
+    "experiment_of",
+    "fitted",
+    "segments_of",
+]
+
+# A segment by a number with more values than this is cut into quarters.
+_MOST_VALUES = 12
+
+
+class Experiment(NamedTuple):
+    """Columns of a table by their role. `weight` and `cluster` are None where there are none; a segment is a factor."""
+
+    rows: int
+    arms: Column
+    control: int
+    outcomes: Mapping[str, Column]
+    covariates: Mapping[str, Column]
+    modifiers: Mapping[str, Column]
+    segments: Mapping[str, Column]
+    weight: Column | None
+    cluster: Column | None
+
+
+class SegmentOf(NamedTuple):
+    """A level of a segment column."""
+
+    name: str
+    level: str
+    code: int
+
+
+class Fitted(NamedTuple):
+    """A regression of one outcome on some cells, with what it was fitted on."""
+
+    fit: Fit
+    cells: Cells
+    dropped: tuple[Dropped, ...]
+
+
+def experiment_of(table: pa.Table, file: EffectsFile) -> Experiment:
+    """The columns that a config names. Raises ExperimentError for any that cannot play its part."""
+    arms, control = arms_of(table, file.treatment, file.control)
+    if not file.outcomes:
+        raise ExperimentError("outcomes: none is named; name a column of numbers")
+    return Experiment(
+        rows=table.num_rows,
+        arms=arms,
+        control=control,
+        outcomes={name: _outcome(table, name) for name in file.outcomes},
+        covariates=_covariates(table, file, file.covariates, role="covariates"),
+        modifiers=_covariates(table, file, file.modifiers, role="modifiers"),
+        segments={name: _segment(column(table, name, role="segments")) for name in file.segments},
+        weight=None if file.weights is None else _weight(table, file.weights.column, kind=file.weights.kind),
+        cluster=None if file.cluster is None else as_codes(column(table, file.cluster, role="cluster")),
+    )
+
+
+def compressed(experiment: Experiment, file: EffectsFile) -> Iterator[tuple[Cells, Sample, tuple[str, ...]]]:
+    """Cells with the outcomes that are known for the same rows, one item for each such set of rows.
+
+    Raises ExperimentError for a constant outcome, fewer than two arms, or arms without overlap.
+    """
+    named = [experiment.arms, *experiment.covariates.values(), *experiment.modifiers.values()]
+    named += [each for each in (experiment.weight, experiment.cluster) if each is not None]
+    for names in _alike(experiment.outcomes):
+        sample = complete([*_once(named), experiment.outcomes[names[0]]], rows=experiment.rows)
+        sample = sample if experiment.weight is None else sample._replace(kept=sample.kept & (experiment.weight.values > 0.0))
+        cells = _cells(experiment, file, sample.kept, names)
+        _check(experiment, cells, names)
+        yield cells, sample, names
+
+
+def fitted(experiment: Experiment, file: EffectsFile, cells: Cells, names: Sequence[str]) -> dict[str, Fitted]:
+    """A regression of each outcome on these cells: intercept, arms, modifiers with their products, covariates.
+
+    Raises ExperimentError where an arm is missing, an outcome is constant, or an arm cannot be told from the covariates.
+    """
+    equations = _equations(experiment, file, cells)
+    kinds = file.error_kinds
+    return {name: Fitted(fit(equations, cells, name, errors=kinds), cells, equations.dropped) for name in names}
+
+
+def as_codes(found: Column) -> Column:
+    """A column of clusters as codes, however many there are."""
+    if found.is_factor:
+        return found
+    _, codes = np.unique(found.values, return_inverse=True)
+    return found._replace(values=codes.astype(np.int64))
+
+
+def _equations(experiment: Experiment, file: EffectsFile, cells: Cells) -> Normal:
+    weight = next(iter(cells.sums.values())).weight
+    levels = {name: each.levels for name, each in (*experiment.covariates.items(), *experiment.modifiers.items())}
+    arms = arms_part(cells.columns[""], experiment.arms.levels or (), control=experiment.control)
+    modifiers = parts_of({name: cells.columns[name] for name in experiment.modifiers}, levels, weight)
+    others = {name: cells.columns[name] for name in experiment.covariates if name not in experiment.modifiers}
+    parts = [intercept(cells.size), arms, *modifiers, *parts_of(others, levels, weight)]
+    parts += products(arms, [centred(part, weight) for part in modifiers])
+    design = assembled(parts)
+    penalised = np.arange(len(design.names)) > len(arms.names)
+    found = normal(design, weight, penalty=file.ridge, penalised=penalised)
+    _arms_are_told_apart(found.dropped, arms.names)
+    return found
+
+
+def _arms_are_told_apart(dropped: Sequence[Dropped], arms: Sequence[str]) -> None:
+    for each in dropped:
+        told = [name for name in each.of if name in arms]
+        if each.column in arms or told:
+            raise ExperimentError(
+                f"covariates: {each.column!r} and the arms {told or [each.column]} determine each other, so the arms have no overlap in it; "
+                "leave it out"
+            )
+
+
+def _cells(experiment: Experiment, file: EffectsFile, kept: np.ndarray, names: Sequence[str]) -> Cells:
+    columns = {"": experiment.arms.values[kept]}
+    columns |= {name: each.values[kept] for name, each in (*experiment.covariates.items(), *experiment.modifiers.items())}
+    # A level -1 is a row whose segment is not known: it counts overall, and in no segment.
+    for name, each in experiment.segments.items():
+        columns[_key(name)] = np.where(each.missing, -1, each.values)[kept].astype(np.int64)
+    return compress(
+        columns,
+        {name: experiment.outcomes[name].values[kept] for name in names},
+        weight=None if experiment.weight is None else experiment.weight.values[kept],
+        frequency=file.weights is not None and file.weights.kind == "frequency",
+        cluster=None if experiment.cluster is None else experiment.cluster.values[kept].astype(np.int64),
+    )
+
+
+def segments_of(experiment: Experiment, cells: Cells) -> Iterator[tuple[SegmentOf, Cells]]:
+    """The cells of each level of each segment."""
+    for name, each in experiment.segments.items():
+        codes = cells.columns[_key(name)]
+        for code, level in enumerate(each.levels or ()):
+            if (codes == code).any():
+                yield SegmentOf(name, level, code), cells.where(codes == code)
+
+
+def check_arms(experiment: Experiment, cells: Cells) -> None:
+    """At least the control and one other arm are there. Raises ExperimentError."""
+    names = experiment.arms.levels or ()
+    present = [names[code] for code in np.unique(cells.columns[""])]
+    if names[experiment.control] not in present or len(present) < 2:
+        raise ExperimentError(f"treatment: only {present} among the rows that are used; an effect needs the control and another arm")
+
+
+def check_outcome(cells: Cells, name: str) -> None:
+    """The outcome varies. Raises ExperimentError."""
+    sums = cells.sums[name]
+    if np.ptp(sums.mean) == 0.0 and not sums.spread.any():
+        raise ExperimentError(f"outcomes: {name!r} is constant ({sums.mean[0]:g} in every row that is used); it tells of no effect")
+
+
+def _check(experiment: Experiment, cells: Cells, names: Sequence[str]) -> None:
+    check_arms(experiment, cells)
+    for name in names:
+        check_outcome(cells, name)
+    covariates = [each._replace(values=cells.columns[name]) for name, each in experiment.covariates.items()]
+    check_overlap(cells.columns[""], experiment.arms.levels or (), covariates)
+
+
+def _alike(outcomes: Mapping[str, Column]) -> list[tuple[str, ...]]:
+    """Names of the outcomes that are missing in the same rows."""
+    found: dict[bytes, list[str]] = {}
+    for name, each in outcomes.items():
+        found.setdefault(np.packbits(each.missing).tobytes(), []).append(name)
+    return [tuple(names) for names in found.values()]
+
+
+def _once(columns: Sequence[Column]) -> list[Column]:
+    return list({each.name: each for each in columns}.values())
+
+
+def _outcome(table: pa.Table, name: str) -> Column:
+    found = column(table, name, role="outcomes")
+    if found.is_factor:
+        raise ExperimentError(f"outcomes: column {name!r} holds words such as {(found.levels or ('',))[0]!r}; name a column of numbers")
+    return found
+
+
+def _covariates(table: pa.Table, file: EffectsFile, terms: Sequence[str], *, role: str) -> dict[str, Column]:
+    for term in terms:
+        if term in (file.treatment, *file.outcomes):
+            raise ExperimentError(f"{role}: {term!r} is the treatment or an outcome; a covariate is measured before the treatment")
+    return {term: column(table, term, role=role) for term in terms}
+
+
+def _segment(found: Column) -> Column:
+    if found.is_factor or len(np.unique(found.values[~found.missing])) <= _MOST_VALUES:
+        return as_factor(found, role="segments")
+    edges = np.unique(np.quantile(found.values[~found.missing], [0.25, 0.5, 0.75]))
+    ends = ["lowest", *(f"{edge:g}" for edge in edges), "highest"]
+    levels = [f"above {low} to {high}" if low != "lowest" else f"up to {high}" for low, high in zip(ends, ends[1:], strict=False)]
+    return found._replace(values=np.searchsorted(edges, found.values, side="left"), levels=tuple(levels))
+
+
+def _weight(table: pa.Table, name: str, *, kind: str) -> Column:
+    found = column(table, name, role="weights")
+    if found.is_factor:
+        raise ExperimentError(f"weights: column {name!r} holds words; name a column of numbers >= 0")
+    values = found.values[~found.missing]
+    if (values < 0.0).any():
+        raise ExperimentError(f"weights: column {name!r} holds {values.min():g}; weights are >= 0")
+    if kind == "frequency" and not np.all(values == np.floor(values)):
+        raise ExperimentError(f"weights: column {name!r} holds {values[values != np.floor(values)][0]:g}; a frequency is a whole number")
+    return found
+
+
+def _key(segment: str) -> str:
+    return f"segment {segment}"

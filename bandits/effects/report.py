@@ -1,0 +1,103 @@
+"""What `bandits effects` prints: plain data with every number finite, or a reason in its place. Pure."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bandits.effects.cells import Cells
+from bandits.effects.config import EffectsFile
+from bandits.effects.estimate import Experiment, Fitted, check_arms, check_outcome, compressed, experiment_of, fitted, segments_of
+from bandits.effects.fit import Dropped
+from bandits.effects.sample import Sample
+from bandits.errors import ExperimentError
+
+__all__ = ["effects_report"]
+
+
+def effects_report(table: pa.Table, file: EffectsFile) -> dict[str, Any]:
+    """Effects of every arm on every outcome, overall and by segment.
+
+    Raises ExperimentError where the whole cannot be estimated; a segment that cannot says why in its place.
+    """
+    kind = file.error_kind
+    experiment = experiment_of(table, file)
+    names = experiment.arms.levels or ()
+    outcomes = [item for part in compressed(experiment, file) for item in _outcomes(experiment, file, *part)]
+    order = {name: at for at, name in enumerate(file.outcomes)}
+    return {
+        "data": file.data,
+        "treatment": file.treatment,
+        "control": names[experiment.control],
+        "arms": list(names),
+        "errors": kind,
+        "level": file.level,
+        "weights": None if file.weights is None else file.weights.model_dump(mode="json"),
+        "cluster": file.cluster,
+        "covariates": list(file.covariates),
+        "outcomes": sorted(outcomes, key=lambda item: order[item["outcome"]]),
+    }
+
+
+def _outcomes(experiment: Experiment, file: EffectsFile, cells: Cells, sample: Sample, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    overall = fitted(experiment, file, cells, names)
+    for name in names:
+        yield {
+            "outcome": name,
+            "rows": sample.account,
+            "cells": cells.size,
+            **_effects(experiment, file, overall[name], name),
+            "segments": [_segment(experiment, file, part, name) for part in segments_of(experiment, cells)],
+        }
+
+
+def _segment(experiment: Experiment, file: EffectsFile, part: Any, name: str) -> dict[str, Any]:
+    segment, cells = part
+    head = {"segment": segment.name, "level": segment.level, "rows": int(cells.count.sum())}
+    try:
+        check_arms(experiment, cells)
+        check_outcome(cells, name)
+        return {**head, **_effects(experiment, file, fitted(experiment, file, cells, [name])[name], name)}
+    except ExperimentError as error:
+        return {**head, "effects": [], "reason": str(error)}
+
+
+def _effects(experiment: Experiment, file: EffectsFile, found: Fitted, name: str) -> dict[str, Any]:
+    control = found.cells.columns[""] == experiment.control
+    sums = found.cells.sums[name]
+    arms = [arm for arm in experiment.arms.levels or () if arm in found.fit.names]
+    main = [coefficient_line(file, found, arm) for arm in arms]
+    for line in main:
+        code = (experiment.arms.levels or ()).index(line["arm"])
+        line["rows"] = int(found.cells.count[found.cells.columns[""] == code].sum())
+    products = [coefficient_line(file, found, column) for column in found.fit.names if any(column.startswith(f"{arm} x ") for arm in arms)]
+    return {
+        "control_mean": float(np.average(sums.mean[control], weights=sums.weight[control])),
+        "control_rows": int(found.cells.count[control].sum()),
+        "effects": main,
+        **({"interactions": products} if products else {}),
+        **({"clusters": found.fit.clusters} if file.cluster else {}),
+        "coefficients": [coefficient_line(file, found, column) for column in found.fit.names if column not in arms],
+        "dropped_columns": [_dropped(each) for each in found.dropped],
+    }
+
+
+def coefficient_line(file: EffectsFile, found: Fitted, column: str) -> dict[str, Any]:
+    """One coefficient with its errors of every kind; null where an error is zero and so no test can be made."""
+    at, kind = found.fit.names.index(column), file.error_kind
+    value, error = float(found.fit.coefficient[at]), float(found.fit.error(kind)[at])
+    p_value = found.fit.p_value(value, error, kind)
+    return {
+        "arm": column,
+        "effect": value,
+        "standard_error": error,
+        "interval": list(found.fit.interval(value, error, kind, level=file.level)),
+        "p_value": p_value if p_value == p_value else None,
+        "standard_errors": {each: float(found.fit.error(each)[at]) for each in file.error_kinds},
+    }
+
+
+def _dropped(each: Dropped) -> dict[str, Any]:
+    said = {"column": each.column, "because": each.because}
+    return {**said, "of": list(each.of)} if each.of else said

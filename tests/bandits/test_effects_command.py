@@ -1,0 +1,188 @@
+"""`bandits effects`: published figures, factors, missing values, segments, and every bad input by name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+import typer.testing
+import yaml
+
+from bandits.__main__ import app
+from tests.bandits.effects_reference import regression
+from tests.bandits.experiments import made_up, real
+
+
+def run(folder: Path, config: dict[str, Any], *flags: str) -> typer.testing.Result:
+    (folder / "effects.yaml").write_text(yaml.safe_dump(config))
+    return typer.testing.CliRunner().invoke(app, ["effects", str(folder / "effects.yaml"), *flags])
+
+
+def effects(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The parsed report, its outcomes by name and their effects by arm."""
+    result = run(folder, config, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    return {item["outcome"]: item | {"arm": {line["arm"]: line for line in item["effects"]}} for item in report["outcomes"]}
+
+
+def write(folder: Path, table: pa.Table) -> str:
+    pyarrow.csv.write_csv(table, folder / "data.csv")
+    return "data.csv"
+
+
+def replaced(table: pa.Table, name: str, values: Any) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, pa.array(values))
+
+
+# Published: Dehejia and Wahba (1999); HC1 of statsmodels 0.15.0.
+def test_the_effect_of_the_national_supported_work_is_the_published_one(tmp_path: Path) -> None:
+    found = effects(tmp_path, {"data": str(real("nsw.csv.gz")), "treatment": "treat", "outcomes": "re78"})["re78"]["arm"]["1"]
+    assert (round(found["effect"], 2), round(found["standard_errors"]["homoskedastic"], 2)) == (1794.34, 632.85)
+    assert round(found["standard_error"], 2) == 670.82
+    covariates = ["age", "age^2", "educ", "black", "hisp", "nodegree", "re74", "re75"]
+    config = {"data": str(real("nsw.csv.gz")), "treatment": "treat", "outcomes": "re78", "covariates": covariates}
+    adjusted = effects(tmp_path, config)["re78"]["arm"]["1"]
+    assert (round(adjusted["effect"], 2), round(adjusted["standard_error"], 2)) == (1672.20, 674.31)
+
+
+# statsmodels 0.15.0, HC1.
+HILLSTROM = {
+    "visit": (0.106167, (0.076590, 0.003386), (0.045233, 0.003234)),
+    "conversion": (0.005726, (0.006805, 0.000921), (0.003111, 0.000823)),
+    "spend": (0.652789, (0.769827, 0.145247), (0.424412, 0.130333)),
+}
+ADJUSTED = {"visit": ((0.076146, 0.003338), (0.045505, 0.003193)), "spend": ((0.768812, 0.145123), (0.427562, 0.130403))}
+
+
+def hillstrom(**more: Any) -> dict[str, Any]:
+    return {"data": str(real("hillstrom.csv.gz")), "treatment": "segment", "control": "No E-Mail", **more}
+
+
+def test_the_effects_of_the_e_mails_are_those_of_statsmodels(tmp_path: Path) -> None:
+    found = effects(tmp_path, hillstrom(outcomes=list(HILLSTROM)))
+    for name, (control, *arms) in HILLSTROM.items():
+        assert round(found[name]["control_mean"], 6) == control and found[name]["cells"] == 3
+        shown = [found[name]["arm"][arm] for arm in ("Mens E-Mail", "Womens E-Mail")]
+        assert [(round(line["effect"], 6), round(line["standard_error"], 6)) for line in shown] == arms
+
+
+def test_adjusted_effects_take_words_as_factors_and_terms_as_written(tmp_path: Path) -> None:
+    covariates = ["recency", "log(history)", "mens", "womens", "newbie", "zip_code", "channel"]
+    found = effects(tmp_path, hillstrom(outcomes=list(ADJUSTED), covariates=covariates))
+    for name, arms in ADJUSTED.items():
+        shown = [found[name]["arm"][arm] for arm in ("Mens E-Mail", "Womens E-Mail")]
+        assert [(round(line["effect"], 6), round(line["standard_error"], 6)) for line in shown] == list(arms)
+
+
+def test_interactions_are_those_of_statsmodels(tmp_path: Path) -> None:
+    found = effects(tmp_path, hillstrom(outcomes="visit", modifiers=["mens", "womens", "newbie", "recency"]))["visit"]["interactions"]
+    shown = {line["arm"]: (round(line["effect"], 5), round(line["standard_error"], 5)) for line in found}
+    assert shown["Womens E-Mail x womens"] == (0.06059, 0.01336) and shown["Mens E-Mail x womens"] == (0.06515, 0.01385)
+    assert shown["Womens E-Mail x mens"] == (-0.0026, 0.01351) and shown["Mens E-Mail x mens"] == (0.06331, 0.01384)
+
+
+def test_incentives_are_clustered_by_village_and_rows_without_values_are_counted(tmp_path: Path) -> None:
+    config = {"data": str(real("thornton_hiv.csv.gz")), "treatment": "any", "outcomes": "got", "cluster": "villnum"}
+    found = effects(tmp_path, config)["got"]
+    line = found["arm"]["1"]
+    assert (round(line["effect"], 6), round(line["standard_error"], 6)) == (0.451982, 0.022686)
+    assert round(line["standard_errors"]["hc1"], 6) == 0.020852 and found["clusters"] == 119
+    assert found["rows"] == {"read": 4820, "used": 2830, "dropped": 1990, "missing": {"any": 1919, "villnum": 27, "got": 1926}}
+
+
+def test_effects_by_segment_are_those_of_its_rows_alone(tmp_path: Path) -> None:
+    table = made_up()
+    config = {
+        "data": write(tmp_path, table),
+        "treatment": "arm",
+        "control": "control",
+        "outcomes": ["y", "z"],
+        "segments": ["place", "age"],
+    }
+    found = effects(tmp_path, config)["y"]["segments"]
+    assert [part["level"] for part in found[:3]] == ["city", "farm", "town"] and len(found) == 7
+    rows = table.filter(pa.compute.equal(table["place"], "town"))
+    arm, y = rows["arm"].to_numpy(), rows["y"].to_numpy()
+    wanted = regression(np.column_stack([np.ones(len(y)), arm == "call", arm == "letter"]).astype(float), y)
+    line = {each["arm"]: each for each in found[2]["effects"]}["letter"]
+    np.testing.assert_allclose(line["effect"], wanted.coefficient[2], rtol=1e-8)
+    np.testing.assert_allclose(line["standard_error"], np.sqrt(wanted.covariance["hc1"][2, 2]), rtol=1e-8)
+
+
+def test_parquet_is_read_and_the_table_is_shown_without_json(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(made_up(), tmp_path / "data.parquet")
+    result = run(tmp_path, {"data": "data.parquet", "treatment": "arm", "outcomes": "y", "cluster": "village", "segments": "place"})
+    assert result.exit_code == 0 and "letter" in result.output and "600 used in 9 cells" in result.output
+
+
+def test_a_segment_that_cannot_be_estimated_says_why_and_nothing_is_nan(tmp_path: Path) -> None:
+    table = made_up()
+    place, arm = table["place"].to_numpy(), table["arm"].to_numpy()
+    lonely = replaced(table, "place", np.where(arm == "call", "island", np.where(place == "farm", "city", place)))
+    found = effects(tmp_path, {"data": write(tmp_path, lonely), "treatment": "arm", "outcomes": "y", "segments": "place"})["y"]["segments"]
+    assert "treatment: only ['call']" in found[1]["reason"] and found[1]["effects"] == []
+
+
+def test_words_among_numbers_that_mean_missing_are_missing(tmp_path: Path) -> None:
+    table = made_up()
+    words = [("NA" if row % 10 == 0 else str(value)) for row, value in enumerate(table["y"].to_pylist())]
+    found = effects(tmp_path, {"data": write(tmp_path, replaced(table, "y", words)), "treatment": "arm", "outcomes": ["y", "z"]})
+    assert found["y"]["rows"]["missing"] == {"y": 60} and found["z"]["rows"]["dropped"] == 0
+
+
+def test_a_collinear_covariate_is_left_out_by_name(tmp_path: Path) -> None:
+    table = made_up().append_column("months", pa.array(12 * made_up()["age"].to_numpy()))
+    config = {"data": write(tmp_path, table), "treatment": "arm", "outcomes": "y", "covariates": ["age", "months"]}
+    assert effects(tmp_path, config)["y"]["dropped_columns"] == [{"column": "months", "because": "collinear", "of": ["age"]}]
+
+
+TABLE = made_up()
+ARM = TABLE["arm"].to_numpy()
+ONE = np.full(600, "letter")
+BAD: list[tuple[str, pa.Table, dict[str, Any], list[str]]] = [
+    ("one arm", replaced(TABLE, "arm", ONE), {}, ["treatment", "one arm only", "letter"]),
+    ("a constant outcome", replaced(TABLE, "y", np.ones(600)), {}, ["outcomes", "'y' is constant (1"]),
+    ("an outcome of words", TABLE, {"outcomes": "place"}, ["outcomes", "holds words"]),
+    (
+        "no overlap of words",
+        replaced(TABLE, "place", np.where(ARM == "call", "a", "b")),
+        {"covariates": "place"},
+        ["no overlap", "'place'"],
+    ),
+    ("no overlap of numbers", replaced(TABLE, "age", 50.0 * (ARM == "call")), {"covariates": "age"}, ["no overlap", "'age'"]),
+    ("a covariate that is the arm", replaced(TABLE, "age", (ARM == "call") * 1.0), {"covariates": "age"}, ["'age'", "call"]),
+    ("the treatment as covariate", TABLE, {"covariates": "arm"}, ["covariates", "'arm' is the treatment"]),
+    ("an unknown column", TABLE, {"covariates": "agee"}, ["covariates", "did you mean `age`"]),
+    ("an unknown key", TABLE, {"outcome": "y"}, ["outcome", "did you mean `outcomes`"]),
+    ("an unknown control", TABLE, {"control": "contrl"}, ["control", "did you mean `control`"]),
+    ("a logarithm of zero", replaced(TABLE, "age", np.zeros(600)), {"covariates": "log(age)"}, ["log(age) of 0 in row 0"]),
+    ("infinity", replaced(TABLE, "y", np.r_[np.inf, np.ones(599)]), {}, ["outcomes", "'y' holds inf in row 0"]),
+    ("nothing but missing", replaced(TABLE, "age", np.full(600, np.nan)), {"covariates": "age"}, ["'age'", "no value"]),
+    (
+        "half a row as frequency",
+        replaced(TABLE, "age", np.full(600, 1.5)),
+        {"weights": {"column": "age", "kind": "frequency"}},
+        ["weights", "whole number"],
+    ),
+    ("a negative weight", TABLE, {"weights": {"column": "z", "kind": "analytic"}}, ["weights", "weights are >= 0"]),
+    (
+        "a plain error of sampled rows",
+        TABLE,
+        {"weights": {"column": "weight", "kind": "probability"}, "errors": "homoskedastic"},
+        ["errors"],
+    ),
+    ("one cluster", replaced(TABLE, "village", np.ones(600)), {"cluster": "village"}, ["cluster", "one cluster"]),
+    ("clustered errors without clusters", TABLE, {"errors": "cluster"}, ["errors", "`cluster`"]),
+]
+
+
+@pytest.mark.parametrize(("table", "more", "says"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
+def test_bad_input_is_refused_by_column_and_reason(tmp_path: Path, table: pa.Table, more: dict[str, Any], says: list[str]) -> None:
+    result = run(tmp_path, {"data": write(tmp_path, table), "treatment": "arm", "outcomes": "y", **more}, "--json")
+    assert result.exit_code == 2 and result.stdout == "", result.output
+    assert all(word in result.stderr for word in says), result.stderr

@@ -1,0 +1,123 @@
+"""Regression on cells is regression on rows: coefficients and every error to 1e-8, for every kind of weights."""
+
+import numpy as np
+import pytest
+
+from bandits.effects.cells import compress, grouped
+from bandits.effects.design import assembled, factor_part, intercept, number_part
+from bandits.effects.fit import ErrorKind, Fit, fit, normal
+from bandits.errors import ExperimentError
+from tests.bandits.effects_reference import regression
+
+N, LEVELS = 4_000, ("a", "b", "c", "d")
+RNG = np.random.default_rng(11)
+# A number far from zero, whose squares would lose eight digits if they were not standardised first.
+YEAR = 2_000.0 + RNG.integers(0, 6, N)
+CODES = RNG.integers(0, 4, N).astype(np.int32)
+CLUSTER = RNG.integers(0, 50, N)
+Y = 1e4 + 0.3 * YEAR + CODES + RNG.normal(0, 1.0 + CODES, N) + RNG.normal(size=50)[CLUSTER]
+ROWS = np.column_stack([np.ones(N), YEAR, *(level == CODES for level in (1, 2, 3))]).astype(float)
+KINDS: tuple[ErrorKind, ...] = ("homoskedastic", "hc0", "hc1", "cluster")
+
+
+def on_cells(weight: np.ndarray | None = None, *, frequency: bool = False) -> tuple[Fit, int]:
+    cells = compress({"year": YEAR, "code": CODES}, {"y": Y}, weight=weight, frequency=frequency, cluster=CLUSTER)
+    w = cells.sums["y"].weight
+    design = assembled(
+        [intercept(cells.size), number_part("year", cells.columns["year"], w), factor_part("code", cells.columns["code"], LEVELS)]
+    )
+    return fit(normal(design, w), cells, "y", errors=KINDS), cells.size
+
+
+def assert_same(found: Fit, weight: np.ndarray | None, kind: str) -> None:
+    wanted = regression(ROWS, Y, weight=weight, kind=kind, cluster=CLUSTER)
+    np.testing.assert_allclose(found.coefficient, wanted.coefficient, rtol=1e-8)
+    for each in KINDS:
+        np.testing.assert_allclose(found.error(each), np.sqrt(np.diagonal(wanted.covariance[each])), rtol=1e-8, err_msg=each)
+
+
+def test_without_weights_24_cells_give_what_4000_rows_give() -> None:
+    found, cells = on_cells()
+    assert cells == 24
+    assert_same(found, None, "analytic")
+
+
+def test_a_frequency_is_so_many_rows() -> None:
+    weight = RNG.integers(0, 4, N).astype(float)
+    found, _ = on_cells(weight, frequency=True)
+    assert found.rows == weight.sum()
+    assert_same(found, weight, "frequency")
+
+
+def test_analytic_and_probability_weights_square_in_the_robust_errors_and_their_scale_means_nothing() -> None:
+    weight = RNG.uniform(0.2, 3.0, N)
+    found, _ = on_cells(weight)
+    assert_same(found, weight, "analytic")
+    scaled, _ = on_cells(1e3 * weight)
+    np.testing.assert_allclose(scaled.error("hc1"), found.error("hc1"), rtol=1e-9)
+    np.testing.assert_allclose(scaled.error("homoskedastic"), found.error("homoskedastic"), rtol=1e-9)
+
+
+def test_taking_a_frequency_for_an_analytic_weight_gives_another_error() -> None:
+    weight = RNG.integers(1, 4, N).astype(float)
+    frequency, analytic = on_cells(weight, frequency=True)[0], on_cells(weight)[0]
+    np.testing.assert_allclose(frequency.coefficient, analytic.coefficient, rtol=1e-9)
+    assert np.all(np.abs(frequency.error("hc1") / analytic.error("hc1") - 1.0) > 0.05)
+
+
+def test_a_ridge_solves_its_equations_and_its_errors_are_the_sandwich_of_rows() -> None:
+    cells = compress({"year": YEAR}, {"y": Y})
+    w = cells.sums["y"].weight
+    design = assembled([intercept(cells.size), number_part("year", cells.columns["year"], w)])
+    found = fit(normal(design, w, penalty=0.2), cells, "y", errors=("hc0",))
+    z = np.column_stack([np.ones(N), (YEAR - YEAR.mean()) / YEAR.std()])
+    bread = np.linalg.inv(z.T @ z + np.diag([0.0, 0.2 * N]))
+    b = bread @ z.T @ Y
+    scores = z * (Y - z @ b)[:, None]
+    slope = b[1] / YEAR.std(), np.sqrt((bread @ scores.T @ scores @ bread)[1, 1]) / YEAR.std()
+    np.testing.assert_allclose((found.coefficient[1], found.error("hc0")[1]), slope, rtol=1e-8)
+
+
+def test_a_factor_of_many_levels_stays_sparse_and_gives_the_same() -> None:
+    many = RNG.integers(0, 150, N).astype(np.int32)
+    cells = compress({"many": many}, {"y": Y})
+    part = factor_part("many", cells.columns["many"], [str(level) for level in range(150)])
+    design = assembled([intercept(cells.size), part])
+    assert not isinstance(design.matrix, np.ndarray)
+    found = fit(normal(design, cells.sums["y"].weight), cells, "y", errors=("hc1",))
+    wanted = regression((np.arange(150) == many[:, None]).astype(float), Y)
+    np.testing.assert_allclose(found.coefficient[1:], wanted.coefficient[1:] - wanted.coefficient[0], rtol=1e-6, atol=1e-8)
+
+
+def test_columns_that_say_nothing_are_dropped_by_name() -> None:
+    cells = compress({"year": YEAR}, {"y": Y})
+    w, year = cells.sums["y"].weight, cells.columns["year"]
+    parts = [intercept(cells.size), number_part("year", year, w), number_part("months", 12 * year - 3, w), number_part("one", 0 * year, w)]
+    found = normal(assembled(parts), w)
+    assert [(each.column, each.because, each.of) for each in found.dropped] == [
+        ("months", "collinear", ("year",)),
+        ("one", "constant", ()),
+    ]
+    assert found.design.names == ("intercept", "year")
+
+
+def test_no_more_rows_than_columns_are_refused() -> None:
+    cells = compress({"x": np.array([1.0, 2.0])}, {"y": np.array([1.0, 2.0])})
+    w = cells.sums["y"].weight
+    with pytest.raises(ExperimentError, match="2 columns for 2 rows"):
+        fit(normal(assembled([intercept(2), number_part("x", cells.columns["x"], w)]), w), cells, "y")
+
+
+def test_rows_are_grouped_as_unique_rows_are_and_zero_has_one_sign() -> None:
+    columns = [np.array([0.0, -0.0, 1.0, 0.0]), np.array([3, 3, 3, -1], np.int32)]
+    groups = grouped(columns, rows=4)
+    np.testing.assert_array_equal(groups.code, [0, 0, 1, 2])
+    np.testing.assert_array_equal(groups.first, [0, 2, 3])
+
+
+def test_two_different_rows_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bandits.effects import cells
+
+    honest = cells._hashes
+    monkeypatch.setattr(cells, "_hashes", lambda columns, salt: np.zeros(N, np.uint64) if salt == 1 else honest(columns, salt))
+    assert len(grouped([YEAR, CODES], rows=N).first) == 24
