@@ -1,4 +1,4 @@
-"""`bandits effects`: what an experiment's arms did, with errors, overall and by segment."""
+"""`bandits effects` and `bandits personalise`: what an experiment's arms did, and whom to give which."""
 
 import json
 from pathlib import Path
@@ -12,12 +12,14 @@ from rich.table import Table
 from bandits.effects.config import EffectsFile
 from bandits.effects.report import effects_report
 from bandits.errors import BanditsError
+from bandits.personalise.config import PersonaliseFile
+from bandits.personalise.report import personalise_report
 from bandits.simulation.tables import read_table
 from protos import config
 from protos.command import refusing
 from protos.errors import ProtosError
 
-__all__ = ["effects"]
+__all__ = ["effects", "personalise"]
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML that names the data file and what its columns are; bandits/PERSONALISE.md.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -37,6 +39,37 @@ def effects(file: ConfigFile, as_json: AsJson = False, set_: Overrides = []) -> 
         console.print(_table(report, outcome))
         for line in _notes(outcome):
             console.print(escape(line), highlight=False)
+
+
+@refusing(BanditsError, ProtosError, OSError)
+def personalise(file: ConfigFile, as_json: AsJson = False, set_: Overrides = []) -> None:  # noqa: B006 (as above)
+    """Learn whom to give which arm on half of an experiment, and judge it on the other: a black box, and trees that people can read."""
+    parsed = config.parse(PersonaliseFile, config.apply_overrides(config.load_yaml(file), set_), where="")
+    report = personalise_report(read_table(file.parent / parsed.data), parsed)
+    if as_json:
+        print(json.dumps(report, indent=1, allow_nan=False))
+        return
+    console = Console()
+    console.print(_policies(report))
+    for line in (*report["doubts"], report["verdict"], *_trees(report)):
+        console.print(escape(line), highlight=False)
+
+
+def _policies(report: dict[str, Any]) -> Table:
+    rows = report["rows"]
+    title = f"less {report['best_uniform_arm']} for everybody; {rows['train']} rows trained, {rows['test']} judge"
+    table = Table("policy", "value", "error", "gain", "paired error", "95% interval", title=title)
+    for each in report["uniform"]:
+        table.add_row(escape(f"{each['arm']} for everybody"), f"{each['value']:.6g}", f"{each['standard_error']:.4g}", "", "", "")
+    for name, each in (("black box", report["black_box"]), *((f"tree of depth {each['depth']}", each) for each in report["trees"])):
+        low, high = each["gain_interval"]
+        value = f"{each['value']:.6g}", f"{each['standard_error']:.4g}"
+        table.add_row(name, *value, f"{each['gain']:.4g}", f"{each['gain_standard_error']:.4g}", f"{low:.4g} to {high:.4g}")
+    return table
+
+
+def _trees(report: dict[str, Any]) -> list[str]:
+    return [f"tree of depth {each['depth']}:\n" + "\n".join(f"  {line}" for line in each["text"].splitlines()) for each in report["trees"]]
 
 
 def _table(report: dict[str, Any], outcome: dict[str, Any]) -> Table:

@@ -59,13 +59,13 @@ class Clustered(NamedTuple):
 class Cells(NamedTuple):
     """Compressed rows.
 
-    `columns`: by name, values of each cell [C] (numbers or codes); `count` f64[C], rows of positive weight; `sums` by outcome, with
+    `columns`: by name, values of each cell [C] (numbers or codes); `rows` f64[C], rows of positive weight; `sums` by outcome, with
     weights w; `squared` the same with the weights that enter robust errors: w^2, or w where they are frequencies; `clustered` where
     clusters were asked for.
     """
 
     columns: Mapping[str, np.ndarray]
-    count: np.ndarray
+    rows: np.ndarray
     sums: Mapping[str, Sums]
     squared: Mapping[str, Sums]
     clustered: Clustered | None
@@ -73,7 +73,7 @@ class Cells(NamedTuple):
     @property
     def size(self) -> int:
         """C: how many cells there are."""
-        return len(self.count)
+        return len(self.rows)
 
     def where(self, chosen: np.ndarray) -> "Cells":
         """The cells that a mask bool[C] chooses, with their parts by cluster."""
@@ -85,7 +85,7 @@ class Cells(NamedTuple):
             parts = Clustered(place[parts.cell[kept]], parts.cluster[kept], sums)
         return Cells(
             columns={name: values[chosen] for name, values in self.columns.items()},
-            count=self.count[chosen],
+            rows=self.rows[chosen],
             sums={name: each.at(chosen) for name, each in self.sums.items()},
             squared={name: each.at(chosen) for name, each in self.squared.items()},
             clustered=parts,
@@ -112,7 +112,7 @@ def compress(
         squared = {name: Sums.of(groups.code, size, y, weight**2) for name, y in outcomes.items()}
     return Cells(
         columns={name: values[groups.first] for name, values in columns.items()},
-        count=_rows(groups.code, size, weight, frequency=frequency),
+        rows=_rows(groups.code, size, weight, frequency=frequency),
         sums=sums,
         squared=squared,
         clustered=None if cluster is None else _clustered(groups, cluster, outcomes, weight),

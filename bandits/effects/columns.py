@@ -43,7 +43,8 @@ class Column(NamedTuple):
 def column(table: pa.Table, term: str, *, role: str) -> Column:
     """The column of a term; `role` is the key of the config that named it.
 
-    Raises ExperimentError for a name that the table lacks, a function outside its domain, infinity, or a type that is no number and no word.
+    Raises ExperimentError for a name that the table lacks, a function outside its domain, infinity, or a type that is neither number nor
+    word.
     """
     if term in table.column_names:
         return _plain(table, term, role=role)

@@ -1,5 +1,6 @@
 """Effects of arms from a table: compressed once for all outcomes that are known for the same rows, fitted overall and by segment. Pure."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -132,8 +133,8 @@ def _arms_are_told_apart(dropped: Sequence[Dropped], arms: Sequence[str]) -> Non
         told = [name for name in each.of if name in arms]
         if each.column in arms or told:
             raise ExperimentError(
-                f"covariates: {each.column!r} and the arms {told or [each.column]} determine each other, so the arms have no overlap in it; "
-                "leave it out"
+                f"covariates: {each.column!r} and the arms {told or [each.column]} determine each other: the arms have no overlap in "
+                "it; leave it out"
             )
 
 
@@ -215,7 +216,7 @@ def _segment(found: Column) -> Column:
         return as_factor(found, role="segments")
     edges = np.unique(np.quantile(found.values[~found.missing], [0.25, 0.5, 0.75]))
     ends = ["lowest", *(f"{edge:g}" for edge in edges), "highest"]
-    levels = [f"above {low} to {high}" if low != "lowest" else f"up to {high}" for low, high in zip(ends, ends[1:], strict=False)]
+    levels = [f"above {low} to {high}" if low != "lowest" else f"up to {high}" for low, high in itertools.pairwise(ends)]
     return found._replace(values=np.searchsorted(edges, found.values, side="left"), levels=tuple(levels))
 
 

@@ -107,7 +107,7 @@ def fit(equations: Normal, cells: Cells, outcome: str, *, errors: Sequence[Error
     """
     design, sums = equations.design, cells.sums[outcome]
     b = _coefficients(equations, sums.mean)
-    rows, p = float(cells.count.sum()), equations.effective
+    rows, p = float(cells.rows.sum()), equations.effective
     if rows - p <= 1e-9:
         raise ExperimentError(
             f"covariates: {len(design.names)} columns for {rows:g} rows of {outcome!r} leave nothing to estimate an error of"
@@ -188,4 +188,6 @@ def _independent(gram: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, tu
 def _reason(unit: np.ndarray, before: np.ndarray, j: int, names: Sequence[str]) -> Dropped:
     places = np.flatnonzero(before)
     parts = np.linalg.solve(unit[np.ix_(places, places)], unit[places, j])
-    return Dropped(names[j], "collinear", tuple(names[place] for place, part in zip(places, parts, strict=True) if abs(part) > 1e-6))
+    return Dropped(
+        names[j], "collinear", tuple(names[place] for place, part in zip(places.tolist(), parts, strict=True) if abs(part) > 1e-6)
+    )

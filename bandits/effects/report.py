@@ -54,7 +54,7 @@ def _outcomes(experiment: Experiment, file: EffectsFile, cells: Cells, sample: S
 
 def _segment(experiment: Experiment, file: EffectsFile, part: Any, name: str) -> dict[str, Any]:
     segment, cells = part
-    head = {"segment": segment.name, "level": segment.level, "rows": int(cells.count.sum())}
+    head = {"segment": segment.name, "level": segment.level, "rows": int(cells.rows.sum())}
     try:
         check_arms(experiment, cells)
         check_outcome(cells, name)
@@ -70,11 +70,11 @@ def _effects(experiment: Experiment, file: EffectsFile, found: Fitted, name: str
     main = [coefficient_line(file, found, arm) for arm in arms]
     for line in main:
         code = (experiment.arms.levels or ()).index(line["arm"])
-        line["rows"] = int(found.cells.count[found.cells.columns[""] == code].sum())
+        line["rows"] = int(found.cells.rows[found.cells.columns[""] == code].sum())
     products = [coefficient_line(file, found, column) for column in found.fit.names if any(column.startswith(f"{arm} x ") for arm in arms)]
     return {
         "control_mean": float(np.average(sums.mean[control], weights=sums.weight[control])),
-        "control_rows": int(found.cells.count[control].sum()),
+        "control_rows": int(found.cells.rows[control].sum()),
         "effects": main,
         **({"interactions": products} if products else {}),
         **({"clusters": found.fit.clusters} if file.cluster else {}),

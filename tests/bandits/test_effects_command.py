@@ -144,6 +144,7 @@ def test_a_collinear_covariate_is_left_out_by_name(tmp_path: Path) -> None:
 TABLE = made_up()
 ARM = TABLE["arm"].to_numpy()
 ONE = np.full(600, "letter")
+FRACTIONS = {"weights": {"column": "age", "kind": "frequency"}}
 BAD: list[tuple[str, pa.Table, dict[str, Any], list[str]]] = [
     ("one arm", replaced(TABLE, "arm", ONE), {}, ["treatment", "one arm only", "letter"]),
     ("a constant outcome", replaced(TABLE, "y", np.ones(600)), {}, ["outcomes", "'y' is constant (1"]),

@@ -1,0 +1,1 @@
+"""Personalised policies from experiments: doubly robust scores, learners of effects, policy trees, and what they are worth."""

@@ -1,0 +1,100 @@
+"""The black box: learners stacked by how well they predict doubly robust scores that they have not seen. Pure.
+
+Among them is one that knows no covariate, so that where nothing is to be found the weight goes to the means, and the policy is to give
+everybody the best arm. The weights are the convex ones that come closest to the scores' differences between arms (van der Laan et al.
+2007).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import scipy.optimize
+
+from bandits.personalise.learners import Boosted, Learner, Model, Ridge, Rows, crossed, doubly_robust, dr_learner, folds_of, t_learner
+
+__all__ = ["LEARNERS", "BlackBox", "black_box", "nuisance"]
+
+_FOLDS = 3
+# The weights' sum is held to one by a row of this size beside the data's.
+_ONE = 1e3
+
+
+class BlackBox(NamedTuple):
+    """A learned policy: `model(x)` the value of each arm up to a part they share, f64[n, K]; what it was stacked of.
+
+    `crossed` f64[n, K]: for the rows that trained it, the same by models that have not seen them; `scores` f64[n, K]: their doubly robust
+    scores, cross-fitted; `outcome_model`: the learner that predicts outcomes best.
+    """
+
+    model: Model
+    weights: Mapping[str, float]
+    crossed: np.ndarray
+    scores: np.ndarray
+    outcome_model: str
+
+
+def no_covariates(rows: Rows) -> Model:
+    """The mean of each arm, weighted by 1 / p."""
+    weight = 1.0 / rows.propensity
+    means = np.bincount(rows.arm, weight * rows.y, rows.arms) / np.bincount(rows.arm, weight, rows.arms)
+    return lambda x: np.broadcast_to(means, (len(x), rows.arms))
+
+
+#: Outcome models that stand behind doubly robust scores.
+nuisance: Learner = t_learner(Ridge)
+
+LEARNERS: Mapping[str, Learner] = {
+    "means": no_covariates,
+    "t ridge": t_learner(Ridge),
+    "t boosted": t_learner(Boosted),
+    "dr ridge": dr_learner(Ridge, nuisance=nuisance),
+    "dr boosted": dr_learner(lambda: Boosted(depth=2, least=50), nuisance=nuisance),
+}
+
+
+# Learners whose predictions are of the outcome itself, not of differences between arms only.
+_OUTCOME_MODELS = ("means", "t ridge", "t boosted")
+
+
+def black_box(rows: Rows, *, said: Callable[[str], None] = lambda name: None) -> BlackBox:
+    """Learns from rows in random order; `said` hears the name of each learner before it begins."""
+    fold = folds_of(len(rows.y), _FOLDS)
+    outside, models = [], []
+    for name, learner in LEARNERS.items():
+        said(name)
+        outside.append(crossed(learner, rows, fold))
+        models.append(learner(rows))
+    places = {name: at for at, name in enumerate(LEARNERS)}
+    best = min(_OUTCOME_MODELS, key=lambda name: _loss(rows, outside[places[name]]))
+    scores = doubly_robust(rows, outside[places[best]])
+    weights = _stacked(scores, outside)
+    return BlackBox(
+        model=lambda x: np.sum([weight * _between(model(x)) for weight, model in zip(weights, models, strict=True)], axis=0),
+        weights=dict(zip(LEARNERS, weights.tolist(), strict=True)),
+        crossed=np.sum([weight * _between(each) for weight, each in zip(weights, outside, strict=True)], axis=0),
+        scores=scores,
+        outcome_model=best,
+    )
+
+
+def _stacked(scores: np.ndarray, outside: list[np.ndarray]) -> np.ndarray:
+    """Convex weights whose combination is closest to the scores' differences between arms."""
+    columns = np.column_stack([_between(each).ravel() for each in outside])
+    target = _between(scores).ravel()
+    # Least squares of the normal equations' root: as exact, and small.
+    gram, moments = columns.T @ columns, columns.T @ target
+    size = float(np.trace(gram)) or 1.0
+    gram, moments = gram / size + _ONE * np.ones_like(gram), moments / size + _ONE
+    values, vectors = np.linalg.eigh(gram)
+    root = np.sqrt(np.maximum(values, 1e-12))
+    weights, _ = scipy.optimize.nnls((vectors * root).T, (vectors.T @ moments) / root)
+    return weights / weights.sum()
+
+
+def _between(values: np.ndarray) -> np.ndarray:
+    return values - values.mean(axis=1, keepdims=True)
+
+
+def _loss(rows: Rows, predictions: np.ndarray) -> float:
+    return float(np.mean((rows.y - predictions[np.arange(len(rows.y)), rows.arm]) ** 2))

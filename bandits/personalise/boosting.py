@@ -1,0 +1,149 @@
+"""Gradient boosting of small trees on binned features, in numpy: squared loss, early stopping on rows held out (Friedman 2001). Pure.
+
+All trees are complete: node t has the children 2t + 1 and 2t + 2, so that a tree is three arrays (`feature`, `threshold`, `value`). A node
+that is not split has the threshold infinity: every row goes left.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["Binned", "Trees", "binned", "boosted", "edges_of", "leaves", "predicted"]
+
+# Quantile bins of a feature.
+MOST_BINS = 32
+
+
+class Binned(NamedTuple):
+    """`codes` i32[d, n]: bin of each feature; `edges`: of each feature, ascending: bin b is x <= edges[b]."""
+
+    codes: np.ndarray
+    edges: tuple[np.ndarray, ...]
+
+
+class Trees(NamedTuple):
+    """T trees of depth D: `feature` i32[T, 2^D - 1], `threshold` f64[T, 2^D - 1], `value` f64[T, 2^D]; their sum and `base` predict."""
+
+    base: float
+    feature: np.ndarray
+    threshold: np.ndarray
+    value: np.ndarray
+
+
+def edges_of(x: np.ndarray, *, most: int = MOST_BINS) -> tuple[np.ndarray, ...]:
+    """Edges between bins of each column of f64[n, d]: midpoints between values where there are few, quantiles else."""
+    return tuple(_edges(column, most) for column in x.T)
+
+
+def binned(x: np.ndarray, edges: Sequence[np.ndarray]) -> Binned:
+    """Rows f64[n, d] in the bins of `edges`."""
+    codes = np.empty((x.shape[1], len(x)), np.int32)
+    for at, each in enumerate(edges):
+        codes[at] = np.searchsorted(each, x[:, at], side="left")
+    return Binned(codes, tuple(edges))
+
+
+def leaves(feature: np.ndarray, threshold: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The leaf of each row in one complete tree, i64[n]; rows f64[n, d]."""
+    node = np.zeros(len(x), np.int64)
+    rows = np.arange(len(x))
+    for _ in range(int(np.log2(len(feature) + 1))):
+        node = 2 * node + 1 + (x[rows, feature[node]] > threshold[node])
+    return node - len(feature)
+
+
+def predicted(trees: Trees, x: np.ndarray) -> np.ndarray:
+    """Predictions of rows, f64[n]."""
+    found = np.full(len(x), trees.base)
+    for feature, threshold, value in zip(trees.feature, trees.threshold, trees.value, strict=True):
+        found += value[leaves(feature, threshold, x)]
+    return found
+
+
+def boosted(
+    rows: Binned,
+    y: np.ndarray,
+    *,
+    held: np.ndarray,
+    rounds: int = 150,
+    depth: int = 3,
+    rate: float = 0.1,
+    least: int = 20,
+    shrink: float = 5.0,
+    patience: int = 12,
+) -> Trees:
+    """Boosted trees of `y` f64[n]; rows in `held` bool[n] stop it: the number of trees is the one that predicts them best, maybe none.
+
+    `least` rows a leaf; `shrink`: a leaf's mean counts n / (n + shrink).
+    """
+    train = (~held).astype(np.float64)
+    base = float(np.average(y, weights=train))
+    residual, grown, losses = y - base, [], [float(np.mean((y[held] - base) ** 2))]
+    for _ in range(rounds):
+        feature, threshold, value, node = _tree(rows, residual * train, train, depth=depth, least=least, shrink=shrink)
+        residual = residual - rate * value[node]
+        grown.append((feature, threshold, rate * value))
+        losses.append(float(np.mean(residual[held] ** 2)))
+        if len(losses) - 1 - int(np.argmin(losses)) >= patience:
+            break
+    kept = grown[: int(np.argmin(losses))]
+    shape = (len(kept), 2**depth - 1)
+    return Trees(
+        base=base,
+        feature=np.array([each[0] for each in kept], np.int32).reshape(shape),
+        threshold=np.array([each[1] for each in kept]).reshape(shape),
+        value=np.array([each[2] for each in kept]).reshape(len(kept), 2**depth),
+    )
+
+
+def _tree(
+    rows: Binned, target: np.ndarray, train: np.ndarray, *, depth: int, least: int, shrink: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """One tree by levels; `target` and `train` are zero in held rows. Last comes the leaf of each row."""
+    feature, threshold = np.zeros(2**depth - 1, np.int32), np.full(2**depth - 1, np.inf)
+    node = np.zeros(len(target), np.int64)
+    for level in range(depth):
+        best, cut, gain = _splits(rows, node, 2**level, target, train, least=least, shrink=shrink)
+        first = 2**level - 1
+        for at in np.flatnonzero(gain > 1e-12):
+            feature[first + at], threshold[first + at] = best[at], rows.edges[best[at]][cut[at]]
+        cut = np.where(gain > 1e-12, cut, np.iinfo(np.int32).max)
+        node = 2 * node + (rows.codes[best[node], np.arange(len(node))] > cut[node])
+    total, count = np.bincount(node, target, 2**depth), np.bincount(node, train, 2**depth)
+    return feature, threshold, total / (count + shrink), node
+
+
+def _splits(
+    rows: Binned, node: np.ndarray, nodes: int, target: np.ndarray, train: np.ndarray, *, least: int, shrink: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best feature and bin of each node, and what it gains over no split; no gain where no split leaves `least` rows."""
+    found = [np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.zeros(nodes)]
+    for at, edges in enumerate(rows.edges):
+        if not len(edges):
+            continue
+        size = len(edges) + 1
+        code = node * size + rows.codes[at]
+        total = np.cumsum(np.bincount(code, target, nodes * size).reshape(nodes, size), axis=1)
+        count = np.cumsum(np.bincount(code, train, nodes * size).reshape(nodes, size), axis=1)
+        gain = _gain(total, count, least=least, shrink=shrink)
+        cut = np.argmax(gain, axis=1)
+        value = gain[np.arange(nodes), cut]
+        better = value > found[2]
+        found = [np.where(better, new, old) for new, old in zip((at, cut, value), found, strict=True)]
+    return found[0], found[1], found[2]
+
+
+def _gain(total: np.ndarray, count: np.ndarray, *, least: int, shrink: float) -> np.ndarray:
+    left, right = total[:, :-1], total[:, -1:] - total[:, :-1]
+    n_left, n_right = count[:, :-1], count[:, -1:] - count[:, :-1]
+    gain = left**2 / (n_left + shrink) + right**2 / (n_right + shrink) - total[:, -1:] ** 2 / (count[:, -1:] + shrink)
+    return np.where((n_left >= least) & (n_right >= least), gain, 0.0)
+
+
+def _edges(values: np.ndarray, most: int) -> np.ndarray:
+    distinct = np.unique(values)
+    if len(distinct) > most:
+        distinct = np.unique(np.quantile(values, np.linspace(0.0, 1.0, most + 1)))
+        return distinct[1:-1]
+    return (distinct[1:] + distinct[:-1]) / 2

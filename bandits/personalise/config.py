@@ -1,0 +1,62 @@
+"""The file that `bandits personalise` reads."""
+
+import pydantic
+
+from bandits.effects.config import Names, listed
+from protos import config
+
+__all__ = ["PersonaliseFile"]
+
+
+class PersonaliseFile(config.StrictModel):
+    """An experiment, and what a policy learned from it should be good for."""
+
+    #: CSV (also .gz or .bz2) or Parquet, relative to this file.
+    data: str
+    #: Column of the arm that a unit was assigned to.
+    treatment: str
+    #: Columns of numbers, each with its weight in what is to be maximised; a name or a list of names has weight 1.
+    outcomes: dict[str, float]
+    #: What an arm costs a unit, in the unit of the weighted outcomes; 0 where none is named.
+    costs: dict[str, float] = pydantic.Field(default_factory=dict)
+    #: Columns that are known when a unit is assigned: numbers, words, or terms such as `log(x)`.
+    covariates: Names
+    #: Known probabilities of assignment: by arm a number or a column, or one column with the probability of the arm that the unit got.
+    #: Left out: the shares of the arms, which is right where everybody was assigned with the same probabilities.
+    propensities: dict[str, float | str] | str | None = None
+    #: Seed of the split: `numpy.random.default_rng(seed).permutation(n)`, whose first half trains and whose second half judges.
+    seed: int = pydantic.Field(default=0, ge=0)
+    #: Column of clusters; the errors of values and gains are then clustered.
+    cluster: str | None = None
+    #: Depth of the deepest tree, 1..4.
+    depth: int = pydantic.Field(default=3, ge=1, le=4)
+    #: Fewest rows of a leaf; by default 1 % of the rows that train, at least 20.
+    least_leaf: int | None = pydantic.Field(default=None, ge=1)
+
+    @pydantic.field_validator("outcomes", mode="before")
+    @classmethod
+    def _names_weigh_one(cls, given: object) -> object:
+        given = listed(given)
+        return dict.fromkeys(given, 1.0) if isinstance(given, list | tuple) else given
+
+    @pydantic.field_validator("outcomes")
+    @classmethod
+    def _some_outcome(cls, given: dict[str, float]) -> dict[str, float]:
+        if not any(given.values()):
+            raise ValueError("no outcome has a weight; name one")
+        return given
+
+    @pydantic.field_validator("costs", "propensities", mode="before")
+    @classmethod
+    def _arms_are_words(cls, given: object) -> object:
+        # YAML reads arms 0 and 1 as numbers, true and false as booleans.
+        return {_word(key): value for key, value in given.items()} if isinstance(given, dict) else given
+
+    @pydantic.field_validator("covariates", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, given: object) -> object:
+        return listed(given)
+
+
+def _word(key: object) -> object:
+    return f"{float(key):g}" if isinstance(key, int | float) else key

@@ -1,0 +1,127 @@
+"""Learners of what each arm does for each unit, over any regression with `fit` and `predict`. Pure.
+
+    T   a regression for each arm, of what a regression of all arms leaves (Kuenzel et al. 2019, 3.1)
+    DR  a regression of doubly robust scores, less their mean over the arms (Kennedy 2023)
+
+Both give f64[n, K], the value of each arm up to a part that all arms share.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from bandits.personalise.boosting import Trees, binned, boosted, edges_of, predicted
+from bandits.personalise.ridge import Linear, ridge
+
+__all__ = ["Boosted", "Learner", "Model", "Regressor", "Ridge", "Rows", "crossed", "doubly_robust", "dr_learner", "folds_of", "t_learner"]
+
+Model = Callable[[np.ndarray], np.ndarray]
+# Every so manieth row stops the boosting.
+_HELD = 5
+
+
+class Rows(NamedTuple):
+    """Rows of an experiment: `x` f64[n, d], `y` f64[n], `arm` i64[n] of `arms`, `propensity` f64[n] of the arm that each got."""
+
+    x: np.ndarray
+    y: np.ndarray
+    arm: np.ndarray
+    propensity: np.ndarray
+    arms: int
+
+    def at(self, chosen: np.ndarray) -> "Rows":
+        """Some of the rows."""
+        return Rows(self.x[chosen], self.y[chosen], self.arm[chosen], self.propensity[chosen], self.arms)
+
+
+class Regressor(Protocol):
+    """A regression as scikit-learn has it."""
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> Any:
+        """Learns `y` f64[n] from `x` f64[n, d]."""
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """f64[n]."""
+
+
+Learner = Callable[[Rows], Model]
+
+
+class Ridge:
+    """`bandits.personalise.ridge` as a Regressor."""
+
+    def __init__(self) -> None:
+        self.model = Linear(0.0, np.zeros(0), 0.0)
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> "Ridge":
+        """Learns with the penalty that generalised cross-validation chooses."""
+        self.model = ridge(x, y)
+        return self
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """f64[n]."""
+        return self.model.predict(x)
+
+
+class Boosted:
+    """`bandits.personalise.boosting` as a Regressor; every fifth row stops it, so rows come in random order."""
+
+    def __init__(self, *, depth: int = 3, least: int = 20) -> None:
+        self.depth, self.least = depth, least
+        self.trees = Trees(0.0, np.zeros((0, 1), np.int32), np.zeros((0, 1)), np.zeros((0, 2)))
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> "Boosted":
+        """Learns on four fifths of the rows."""
+        held = np.arange(len(y)) % _HELD == 0
+        self.trees = boosted(binned(x, edges_of(x)), y, held=held, depth=self.depth, least=self.least)
+        return self
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """f64[n]."""
+        return predicted(self.trees, x)
+
+
+def t_learner(make: Callable[[], Regressor]) -> Learner:
+    """What a regression of all arms leaves, regressed in each arm: arms that differ little stay close to each other."""
+
+    def learn(rows: Rows) -> Model:
+        shared = make().fit(rows.x, rows.y)
+        rest = rows.y - shared.predict(rows.x)
+        own = [make().fit(rows.x[rows.arm == arm], rest[rows.arm == arm]) for arm in range(rows.arms)]
+        return lambda x: shared.predict(x)[:, None] + np.column_stack([each.predict(x) for each in own])
+
+    return learn
+
+
+def dr_learner(make: Callable[[], Regressor], *, nuisance: Learner, folds: int = 3) -> Learner:
+    """Regressions of cross-fitted doubly robust scores."""
+
+    def learn(rows: Rows) -> Model:
+        scores = doubly_robust(rows, crossed(nuisance, rows, folds_of(len(rows.y), folds)))
+        shared = scores.mean(axis=1)
+        own = [make().fit(rows.x, scores[:, arm] - shared) for arm in range(rows.arms)]
+        return lambda x: np.column_stack([each.predict(x) for each in own])
+
+    return learn
+
+
+def folds_of(n: int, folds: int) -> np.ndarray:
+    """The fold of each row, i64[n]; rows come in random order."""
+    return np.arange(n) % folds
+
+
+def crossed(learner: Learner, rows: Rows, fold: np.ndarray) -> np.ndarray:
+    """Predictions for each row by a model that has not seen its fold, f64[n, K]."""
+    found = np.empty((len(rows.y), rows.arms))
+    for each in np.unique(fold):
+        found[fold == each] = learner(rows.at(fold != each))(rows.x[fold == each])
+    return found
+
+
+def doubly_robust(rows: Rows, predictions: np.ndarray) -> np.ndarray:
+    """Scores G[i, a] = m_a(x_i) + 1[a_i = a] (y_i - m_a(x_i)) / p_i, f64[n, K]: their mean is the value of arm a (Robins et al. 1994)."""
+    each = np.arange(len(rows.y))
+    scores = predictions.copy()
+    scores[each, rows.arm] += (rows.y - predictions[each, rows.arm]) / rows.propensity
+    return scores

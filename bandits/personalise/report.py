@@ -1,0 +1,126 @@
+"""What `bandits personalise` prints: the black box and trees learned on one half of an experiment and judged on the other. Pure."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from bandits.personalise.black_box import LEARNERS, BlackBox, black_box
+from bandits.personalise.boosting import binned, edges_of
+from bandits.personalise.config import PersonaliseFile
+from bandits.personalise.experiment import Logged, logged
+from bandits.personalise.judge import Gain, Judged, Judging, judged, mean_and_error
+from bandits.personalise.learners import Rows, doubly_robust
+from bandits.personalise.rules import as_json, as_sql, as_text
+from bandits.personalise.tree import PolicyTree, arms_of_rows, grown
+
+__all__ = ["Personalised", "personalise_report", "personalised"]
+
+
+class Personalised(NamedTuple):
+    """Policies learned on the half that trains, and the other half's scores. `trees` by depth, 1 first."""
+
+    data: Logged
+    black_box: BlackBox
+    trees: tuple[PolicyTree, ...]
+    judging: Judging
+
+
+def personalised(table: pa.Table, file: PersonaliseFile, *, said: Callable[[str], None] = lambda step: None) -> Personalised:
+    """Learns and scores. Raises ExperimentError where the experiment allows neither."""
+    data = logged(table, file)
+    rows = Rows(data.x, data.utility, data.arm, data.propensity, len(data.arms))
+    learned = black_box(rows.at(data.train), said=said)
+    least = file.least_leaf or max(20, len(data.train) // 100)
+    bins = binned(data.x[data.train], edges_of(data.x[data.train]))
+    trees = tuple(grown(bins, learned.crossed - data.costs, depth=depth, least=least) for depth in range(1, file.depth + 1))
+    return Personalised(data, learned, trees, _judging(data, rows, learned))
+
+
+def personalise_report(table: pa.Table, file: PersonaliseFile, *, said: Callable[[str], None] = lambda step: None) -> dict[str, Any]:
+    """Values, gains over the best uniform arm with paired errors, and the trees as text, JSON and SQL."""
+    found = personalised(table, file, said=said)
+    data, judging = found.data, found.judging
+    x = data.x[data.test]
+    box = judged(judging, np.argmax(found.black_box.model(x) - data.costs, axis=1))
+    trees = [(tree, judged(judging, arms_of_rows(tree, x))) for tree in found.trees]
+    return {
+        "data": file.data,
+        "treatment": file.treatment,
+        "arms": list(data.arms),
+        "outcomes": dict(data.weights),
+        "costs": dict(zip(data.arms, data.costs.tolist(), strict=True)),
+        "covariates": list(file.covariates),
+        "left_out": list(data.left_out),
+        "assignment": dict(data.assignment),
+        "seed": file.seed,
+        "rows": {**data.sample.account, "train": len(data.train), "test": len(data.test)},
+        "best_uniform_arm": data.arms[judging.best],
+        "uniform": [_uniform(judging, arm, name) for arm, name in enumerate(data.arms)],
+        "black_box": {**_line(data, box), "learners": {name: round(weight, 6) for name, weight in found.black_box.weights.items()}},
+        "trees": [
+            {"depth": at + 1, **_line(data, each), **_kept(each, box), **_words(data, tree)} for at, (tree, each) in enumerate(trees)
+        ],
+        "verdict": _verdict(data.arms[judging.best], box, [each for _, each in trees]),
+        "doubts": list(data.doubts),
+    }
+
+
+def _judging(data: Logged, rows: Rows, learned: BlackBox) -> Judging:
+    """Scores of the judging half by outcome models of the other; each outcome has its own."""
+    learner = LEARNERS[learned.outcome_model]
+    scores = {}
+    for name, values in data.outcomes.items():
+        of_one = rows._replace(y=values)
+        scores[name] = doubly_robust(of_one.at(data.test), learner(of_one.at(data.train))(data.x[data.test]))
+    total = np.sum([data.weights[name] * each for name, each in scores.items()], axis=0) - data.costs
+    return Judging(total, scores, None if data.cluster is None else data.cluster[data.test])
+
+
+def _uniform(judging: Judging, arm: int, name: str) -> dict[str, Any]:
+    value = mean_and_error(judging.scores[:, arm], judging.cluster)
+    outcomes = {outcome: _gain(mean_and_error(scores[:, arm], judging.cluster)) for outcome, scores in judging.outcomes.items()}
+    return {"arm": name, "value": value.value, "standard_error": value.error, "outcomes": outcomes}
+
+
+def _line(data: Logged, each: Judged) -> dict[str, Any]:
+    return {
+        "value": each.value.value,
+        "standard_error": each.value.error,
+        "gain": each.gain.value,
+        "gain_standard_error": each.gain.error,
+        "gain_interval": list(each.gain.interval),
+        "shares": dict(zip(data.arms, each.shares.tolist(), strict=True)),
+        "outcomes": {name: _gain(gain) for name, gain in each.outcomes.items()},
+    }
+
+
+def _kept(tree: Judged, box: Judged) -> dict[str, Any]:
+    """The share of the black box's gain that a tree keeps; null where the black box gains less than two errors."""
+    clear = box.gain.error > 0.0 and box.gain.value > 2 * box.gain.error
+    return {"share_of_black_box_gain": tree.gain.value / box.gain.value if clear else None}
+
+
+def _words(data: Logged, tree: PolicyTree) -> dict[str, Any]:
+    features = data.encoding.features
+    return {
+        "text": as_text(tree, features, data.arms),
+        "sql": as_sql(tree, features, data.arms),
+        "tree": as_json(tree, features, data.arms),
+    }
+
+
+def _gain(gain: Gain) -> dict[str, float]:
+    return {"value": gain.value, "standard_error": gain.error}
+
+
+def _verdict(best: str, box: Judged, trees: list[Judged]) -> str:
+    names = ["the black box", *(f"the tree of depth {depth + 1}" for depth in range(len(trees)))]
+    better = [name for name, each in zip(names, (box, *trees), strict=True) if each.gain.interval[0] > 0.0]
+    if better:
+        return f"personalisation beats the best uniform arm, {best!r}: {', '.join(better)} gain more than sampling error at 95 %"
+    return (
+        f"personalisation does not beat the best uniform arm, {best!r}: the black box gains {box.gain.value:.4g} with a standard error of "
+        f"{box.gain.error:.4g}; give everybody {best!r}"
+    )

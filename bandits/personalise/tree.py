@@ -1,0 +1,214 @@
+"""Policy trees: who gets which arm, by a few thresholds (Athey and Wager 2021; Zhou, Athey and Wager 2023). Pure.
+
+    maximise  sum_i G[i, pi(x_i)]      over trees pi of a depth; G f64[n, K] the score of each arm for each row
+
+Depth 2 is exact on bins: the joint histogram of two features has all that a split by one and then the other needs. Deeper trees choose
+their root by that look ahead, try the best few roots, and go on so in both children.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+from bandits.personalise.boosting import Binned, leaves
+
+__all__ = ["PolicyTree", "arms_of_rows", "grown", "simplified"]
+
+# Beyond so many rows the pairs of features are screened on a sample, and the best of them are searched on all rows.
+_SCREENED = 150_000
+# Root features, and partners of each, that stay after screening.
+_ROOTS, _PARTNERS = 6, 3
+# Roots that a deeper tree tries, best look-ahead first, while rows are few enough to afford it.
+_TRIED, _TRIED_ROWS = 6, 60_000
+
+
+class PolicyTree(NamedTuple):
+    """A complete tree of depth D: `feature` i32[2^D - 1], `threshold` f64[2^D - 1] (left is x <= threshold), `arm` i32[2^D]."""
+
+    feature: np.ndarray
+    threshold: np.ndarray
+    arm: np.ndarray
+
+    @property
+    def depth(self) -> int:
+        """D: thresholds on the way to a leaf."""
+        return int(np.log2(len(self.arm)))
+
+
+class Split(NamedTuple):
+    """A split of rows with `feature` by `bin` (left is code <= bin); `value` is what its arms sum to, less the first arm's sum."""
+
+    value: float
+    feature: int
+    bin: int
+
+
+class Sides(NamedTuple):
+    """For each root bin of one feature: the best value on the left and right of it, f64[B - 1] each, and the split that gives it."""
+
+    left: np.ndarray
+    right: np.ndarray
+
+
+def arms_of_rows(tree: PolicyTree, x: np.ndarray) -> np.ndarray:
+    """The arm of each row, i32[n]; rows f64[n, d]."""
+    return tree.arm[leaves(tree.feature, tree.threshold, x)]
+
+
+def grown(rows: Binned, scores: np.ndarray, *, depth: int, least: int = 1) -> PolicyTree:
+    """The tree of `depth` >= 0 whose arms have the largest sum of `scores` f64[n, K]; every leaf has at least `least` rows."""
+    gains = scores - scores[:, :1]
+    return simplified(_grown(rows, gains, np.arange(len(scores)), depth=depth, least=least)[1])
+
+
+def simplified(tree: PolicyTree) -> PolicyTree:
+    """The same policy without splits both of whose sides play one arm throughout."""
+    if tree.depth == 0:
+        return tree
+    left, right = (simplified(side) for side in _sides(tree))
+    if len(set(left.arm.tolist())) == 1 and set(left.arm.tolist()) == set(right.arm.tolist()):
+        return _joined(0, np.inf, left, right)
+    return _joined(int(tree.feature[0]), float(tree.threshold[0]), left, right)
+
+
+def _grown(rows: Binned, gains: np.ndarray, chosen: np.ndarray, *, depth: int, least: int) -> tuple[float, PolicyTree]:
+    """Value and tree of the rows `chosen`."""
+    totals = gains[chosen].sum(axis=0)
+    leaf = float(totals.max()), _leaf(int(np.argmax(totals)), depth)
+    if depth == 0 or len(chosen) < 2 * least:
+        return leaf
+    codes = rows.codes[:, chosen]
+    roots = _single(rows, codes, gains[chosen], least) if depth == 1 else _roots(rows, codes, gains[chosen], least=least)
+    tried = 1 if depth <= 2 or len(chosen) > _TRIED_ROWS else _TRIED
+    found = [leaf]
+    for root in roots[:tried]:
+        right = codes[root.feature] > root.bin
+        values, trees = zip(*(_grown(rows, gains, chosen[side], depth=depth - 1, least=least) for side in (~right, right)), strict=True)
+        threshold = float(rows.edges[root.feature][root.bin])
+        found.append((sum(values), _joined(root.feature, threshold, *trees)))
+    return max(found, key=lambda item: item[0])
+
+
+def _single(rows: Binned, codes: np.ndarray, gains: np.ndarray, least: int) -> list[Split]:
+    """The best single split, if there is any."""
+    best: list[Split] = []
+    for feature, edges in enumerate(rows.edges):
+        if len(edges):
+            sums = np.cumsum(_histogram(codes[feature], len(edges) + 1, gains), axis=0)
+            value = _two_leaves(sums[:-1], sums[-1] - sums[:-1], least)
+            at = int(np.argmax(value))
+            best.append(Split(float(value[at]), feature, at))
+    return sorted((split for split in best if np.isfinite(split.value)), key=lambda split: -split.value)
+
+
+def _roots(rows: Binned, codes: np.ndarray, gains: np.ndarray, *, least: int) -> list[Split]:
+    """Roots of depth-2 trees, the best of each feature and more, by what the best two splits below make of them."""
+    features = [at for at, edges in enumerate(rows.edges) if len(edges)]
+    pairs = list(itertools.combinations_with_replacement(features, 2))
+    n = codes.shape[1]
+    if n > _SCREENED and len(pairs) > 2 * _ROOTS * _PARTNERS:
+        every = np.arange(0, n, n // _SCREENED + 1)
+        pairs = _promising(rows, codes[:, every], gains[every], pairs, max(least * len(every) // n, 1))
+    return _ranked(_searched(rows, codes, gains, pairs, least))
+
+
+def _ranked(searched: dict[tuple[int, int], Sides]) -> list[Split]:
+    splits = []
+    for root in {root for root, _ in searched}:
+        sides = [each for (first, _), each in searched.items() if first == root]
+        value = np.max([each.left for each in sides], axis=0) + np.max([each.right for each in sides], axis=0)
+        # Neighbouring bins are alike; two a feature are enough to try.
+        for at in np.argsort(-value)[: 1 + len(value) // 8]:
+            splits.append(Split(float(value[at]), root, int(at)))
+    return sorted((split for split in splits if np.isfinite(split.value)), key=lambda split: (-split.value, split.feature, split.bin))
+
+
+def _promising(rows: Binned, codes: np.ndarray, gains: np.ndarray, pairs: list[tuple[int, int]], least: int) -> list[tuple[int, int]]:
+    """The pairs that a sample of the rows makes look best."""
+    searched = _searched(rows, codes, gains, pairs, least)
+    roots = list(dict.fromkeys(split.feature for split in _ranked(searched)))[:_ROOTS]
+    kept = set()
+    for root in roots:
+        partners = {other: each for (first, other), each in searched.items() if first == root}
+        total = {other: float(np.max(each.left + each.right)) for other, each in partners.items()}
+        at = int(
+            np.argmax(
+                np.max([each.left for each in partners.values()], axis=0) + np.max([each.right for each in partners.values()], axis=0)
+            )
+        )
+        for score in (total, *({other: getattr(each, side)[at] for other, each in partners.items()} for side in ("left", "right"))):
+            for other in sorted(score, key=lambda key: -score[key])[:_PARTNERS]:
+                kept.add((min(root, other), max(root, other)))
+    return sorted(kept)
+
+
+def _searched(rows: Binned, codes: np.ndarray, gains: np.ndarray, pairs: list[tuple[int, int]], least: int) -> dict[tuple[int, int], Sides]:
+    """By (root feature, feature below): the best values on both sides of every root bin."""
+    found = {}
+    for first, second in pairs:
+        sizes = len(rows.edges[first]) + 1, len(rows.edges[second]) + 1
+        joint = _histogram(codes[first] * np.int32(sizes[1]) + codes[second], sizes[0] * sizes[1], gains)
+        sums = joint.reshape(*sizes, -1).cumsum(axis=0).cumsum(axis=1)
+        found[first, second] = _below(sums, least)
+        found[second, first] = _below(sums.transpose(1, 0, 2), least)
+    return found
+
+
+def _below(sums: np.ndarray, least: int) -> Sides:
+    """Best splits by the second axis on both sides of each bin of the first; `sums` cumulative in both, [B, C, K + 1]."""
+    left = sums[:-1]
+    right = sums[-1:] - left
+    return Sides(*(_best_of_side(side, least) for side in (left, right)))
+
+
+def _best_of_side(side: np.ndarray, least: int) -> np.ndarray:
+    """Best value of the rows of a side, split at one bin of the second axis or not at all; -inf where it has too few rows."""
+    whole = side[:, -1]
+    alone = np.where(whole[:, -1] >= least, whole[:, :-1].max(axis=1), -np.inf)
+    if side.shape[1] < 2:
+        return alone
+    return np.maximum(alone, _two_leaves(side[:, :-1], whole[:, None] - side[:, :-1], least).max(axis=1))
+
+
+def _two_leaves(left: np.ndarray, right: np.ndarray, least: int) -> np.ndarray:
+    """What the best arms of both sides sum to; the last column counts rows."""
+    value = left[..., :-1].max(axis=-1) + right[..., :-1].max(axis=-1)
+    return np.where((left[..., -1] >= least) & (right[..., -1] >= least), value, -np.inf)
+
+
+def _histogram(code: np.ndarray, size: int, gains: np.ndarray) -> np.ndarray:
+    """Sums of the gains and rows of each code, f64[size, K + 1]; the first arm gains nothing over itself."""
+    code = code.astype(np.intp)
+    sums = [np.bincount(code, np.ascontiguousarray(gains[:, arm]), size) for arm in range(1, gains.shape[1])]
+    return np.stack([np.zeros(size), *sums, np.bincount(code, minlength=size).astype(np.float64)], axis=1)
+
+
+def _leaf(arm: int, depth: int) -> PolicyTree:
+    nodes = 2**depth - 1
+    return PolicyTree(np.zeros(nodes, np.int32), np.full(nodes, np.inf), np.full(nodes + 1, arm, np.int32))
+
+
+def _sides(tree: PolicyTree) -> tuple[PolicyTree, PolicyTree]:
+    """The trees below the root."""
+    half, places = len(tree.arm) // 2, [[], []]  # type: ignore[var-annotated]
+    for level in range(1, tree.depth):
+        first, width = 2**level - 1, 2 ** (level - 1)
+        for side in (0, 1):
+            places[side] += range(first + side * width, first + (side + 1) * width)
+    left, right = (PolicyTree(tree.feature[at], tree.threshold[at], tree.arm) for at in places)
+    return left._replace(arm=tree.arm[:half]), right._replace(arm=tree.arm[half:])
+
+
+def _joined(feature: int, threshold: float, left: PolicyTree, right: PolicyTree) -> PolicyTree:
+    """The tree with this root, in heap order: level by level, left before right."""
+    order: list[tuple[int, float]] = [(feature, threshold)]
+    for level in range(left.depth):
+        nodes = slice(2**level - 1, 2 ** (level + 1) - 1)
+        for side in (left, right):
+            order += zip(side.feature[nodes].tolist(), side.threshold[nodes].tolist(), strict=True)
+    return PolicyTree(
+        feature=np.array([each[0] for each in order], np.int32),
+        threshold=np.array([each[1] for each in order]),
+        arm=np.concatenate([left.arm, right.arm]),
+    )
