@@ -10,7 +10,7 @@ import rich
 import rich.table
 import typer
 
-from bandits.commands_effects import effects, personalise
+from bandits.commands_effects import effects, explain, personalise
 from bandits.commands_simulation import compare, simulate_experiment
 from bandits.config import PolicySection, TaskPolicy, parse_task
 from bandits.errors import BanditsError, StoreError
@@ -33,6 +33,7 @@ app.command("simulate")(simulate_experiment)
 app.command()(compare)
 app.command()(effects)
 app.command()(personalise)
+app.command()(explain)
 
 TaskConfig = Annotated[Path, typer.Option("--task-config", help="YAML of the task.")]
 StorePath = Annotated[Path, typer.Option("--store", help="Directory of the policy store.")]

@@ -14,6 +14,7 @@ from bandits.policies.arm_sums import RangeSettings
 from bandits.policies.beta_bernoulli import BetaBernoulliSettings, beta_bernoulli
 from bandits.policies.constrained import ConstrainedSettings, constrained_thompson
 from bandits.policies.counterfactual import CounterfactualSettings, counterfactual
+from bandits.policies.effect_model import BoostedHteSettings, LinearHteSettings, boosted_hte, linear_hte
 from bandits.policies.ensemble import EnsembleSettings, ensemble
 from bandits.policies.epsilon_greedy import EpsilonGreedySettings, epsilon_greedy
 from bandits.policies.fixed import FixedSettings, fixed
@@ -28,6 +29,7 @@ from bandits.policies.linear_thompson import (
 from bandits.policies.linear_ucb import FeaturesUcbSettings, LinearUcbSettings, linear_ucb, linear_ucb_hybrid, linear_ucb_shared
 from bandits.policies.logistic import LogisticThompsonSettings, LogisticUcbSettings, logistic_thompson, logistic_ucb
 from bandits.policies.neural_linear import NeuralLinearSettings, neural_linear
+from bandits.policies.policy_tree import PolicyTreeSettings, policy_tree
 from bandits.policies.ranker import RankerSettings, ranker
 from bandits.policies.reg_cb import RegCbSettings, reg_cb
 from bandits.policies.softmax import SoftmaxSettings, softmax
@@ -131,6 +133,14 @@ CATALOG: Mapping[str, Entry] = {
         keyed=True,
     ),
     "counterfactual": Entry(factory=counterfactual, settings=CounterfactualSettings, exact_update=False, propensity="exact"),
+    "policy_tree": Entry(factory=policy_tree, settings=PolicyTreeSettings, exact_update=True, propensity="exact", ranks=False),
+    "linear_hte": Entry(
+        factory=linear_hte,
+        settings=LinearHteSettings,
+        exact_update=True,
+        propensity="exact; with covariances, of Thompson sampling by quadrature, as linear_thompson",
+    ),
+    "boosted_hte": Entry(factory=boosted_hte, settings=BoostedHteSettings, exact_update=True, propensity="exact"),
 }
 
 

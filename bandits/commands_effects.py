@@ -1,29 +1,50 @@
-"""`bandits effects` and `bandits personalise`: what an experiment's arms did, and whom to give which."""
+"""`bandits effects`, `bandits personalise` and `bandits explain`: what arms did, whom to give which, and how a policy reads."""
 
+import enum
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bandits.config import parse_task
 from bandits.effects.config import EffectsFile
 from bandits.effects.report import effects_report
 from bandits.errors import BanditsError
+from bandits.explained import explained
 from bandits.personalise.config import PersonaliseFile
-from bandits.personalise.report import personalise_report
+from bandits.personalise.report import Personalised, personalise_report, personalised
+from bandits.personalise.served import black_box_settings, places_of, task_of, tree_settings
 from bandits.simulation.tables import read_table
 from protos import config
 from protos.command import refusing
 from protos.errors import ProtosError
+from protos.task import load_task
 
-__all__ = ["effects", "personalise"]
+__all__ = ["effects", "explain", "personalise"]
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML that names the data file and what its columns are; bandits/PERSONALISE.md.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overrides = Annotated[list[str], typer.Option("--set", help="key=value laid over the file; repeatable.")]
+
+
+class Served(enum.StrEnum):
+    """Which policy is written as a task."""
+
+    tree = "tree"
+    black_box = "black_box"
+
+
+class Form(enum.StrEnum):
+    """How a policy is written."""
+
+    text = "text"
+    json = "json"
+    sql = "sql"
 
 
 @refusing(BanditsError, ProtosError, OSError)
@@ -42,10 +63,19 @@ def effects(file: ConfigFile, as_json: AsJson = False, set_: Overrides = []) -> 
 
 
 @refusing(BanditsError, ProtosError, OSError)
-def personalise(file: ConfigFile, as_json: AsJson = False, set_: Overrides = []) -> None:  # noqa: B006 (as above)
+def personalise(
+    file: ConfigFile,
+    as_json: AsJson = False,
+    set_: Overrides = [],  # noqa: B006 (as above)
+    task: Annotated[Path | None, typer.Option("--task", help="Write the file of a task that serves the policy.")] = None,
+    policy: Annotated[Served, typer.Option("--policy", help="Which one to write: the deepest tree, or the black box.")] = Served.tree,
+) -> None:
     """Learn whom to give which arm on half of an experiment, and judge it on the other: a black box, and trees that people can read."""
     parsed = config.parse(PersonaliseFile, config.apply_overrides(config.load_yaml(file), set_), where="")
-    report = personalise_report(read_table(file.parent / parsed.data), parsed)
+    found = personalised(read_table(file.parent / parsed.data), parsed)
+    report = personalise_report(found, parsed)
+    if task is not None:
+        task.write_text(yaml.safe_dump(_task(task.stem, found, policy), sort_keys=False, default_flow_style=None), encoding="utf-8")
     if as_json:
         print(json.dumps(report, indent=1, allow_nan=False))
         return
@@ -53,6 +83,24 @@ def personalise(file: ConfigFile, as_json: AsJson = False, set_: Overrides = [])
     console.print(_policies(report))
     for line in (*report["doubts"], report["verdict"], *_trees(report)):
         console.print(escape(line), highlight=False)
+
+
+@refusing(BanditsError, ProtosError, OSError)
+def explain(
+    task: Annotated[Path, typer.Argument(help="File of a task whose policy is `policy_tree` or `linear_hte`.")],
+    form: Annotated[
+        Form, typer.Option("--format", help="How to write it; SQL is a CASE expression over columns named as features.")
+    ] = Form.text,
+) -> None:
+    """Write a task's policy in words that can be read, checked and run elsewhere."""
+    parsed = parse_task(load_task(task))
+    print(explained(parsed.spec, parsed.schema, form=form.value))
+
+
+def _task(name: str, found: Personalised, policy: Served) -> dict[str, Any]:
+    if policy is Served.black_box:
+        return task_of(name, found.data, *black_box_settings(found.black_box, found.data))
+    return task_of(name, found.data, "policy_tree", tree_settings(found.trees[-1], places_of(found.data.encoding)))
 
 
 def _policies(report: dict[str, Any]) -> Table:

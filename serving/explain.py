@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from bandits.explained import rule
 from bandits.features import Feature
 from bandits.packed import RowLayout
 from protos.policy_pb2 import Contribution, Explanation
@@ -37,13 +38,14 @@ def explanations(asked: Asked, slate: Sequence[int], uncertainties: Sequence[flo
     outputs = asked.policy.decide_rows(words, layout=layout, slots=slots)
     scores = np.array([[_score_of(outputs.slates[row], outputs.mean[row], index) for index in slate] for row in range(len(words))])
     names = [name for name, _ in changed]
+    rule_named = rule(asked.policy.manifest.spec, selection.rules.schema, np.frombuffer(selection.context, "<f4"))
     return [
         Explanation(
             action=selection.candidates.actions[index],
             score=float(scores[0, place]),
             uncertainty=uncertainties[place],
             contributions=_largest(names, scores[0, place] - scores[1:, place]),
-            rule=_KILL_SWITCH if asked.kill_switch else "",
+            rule=_KILL_SWITCH if asked.kill_switch else rule_named,
         )
         for place, index in enumerate(slate)
     ]

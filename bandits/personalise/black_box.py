@@ -5,13 +5,25 @@ everybody the best arm. The weights are the convex ones that come closest to the
 2007).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
 
-from bandits.personalise.learners import Boosted, Learner, Model, Ridge, Rows, crossed, doubly_robust, dr_learner, folds_of, t_learner
+from bandits.personalise.learners import (
+    Boosted,
+    ByArm,
+    Learner,
+    Model,
+    Ridge,
+    Rows,
+    crossed,
+    doubly_robust,
+    dr_learner,
+    folds_of,
+    t_learner,
+)
 
 __all__ = ["LEARNERS", "BlackBox", "black_box", "nuisance"]
 
@@ -21,24 +33,26 @@ _ONE = 1e3
 
 
 class BlackBox(NamedTuple):
-    """A learned policy: `model(x)` the value of each arm up to a part they share, f64[n, K]; what it was stacked of.
+    """A learned policy: `models` by name and the `weights` they are stacked with.
 
-    `crossed` f64[n, K]: for the rows that trained it, the same by models that have not seen them; `scores` f64[n, K]: their doubly robust
-    scores, cross-fitted; `outcome_model`: the learner that predicts outcomes best.
+    `inside` f64[n, K]: what it says of the rows that trained it; `outcome_model`: the learner that predicts outcomes best.
     """
 
-    model: Model
+    models: Mapping[str, Model]
     weights: Mapping[str, float]
-    crossed: np.ndarray
-    scores: np.ndarray
+    inside: np.ndarray
     outcome_model: str
+
+    def model(self, x: np.ndarray) -> np.ndarray:
+        """The value of each arm less the mean over the arms, f64[n, K]."""
+        return _combined([model(x) for model in self.models.values()], self.weights.values())
 
 
 def no_covariates(rows: Rows) -> Model:
     """The mean of each arm, weighted by 1 / p."""
     weight = 1.0 / rows.propensity
     means = np.bincount(rows.arm, weight * rows.y, rows.arms) / np.bincount(rows.arm, weight, rows.arms)
-    return lambda x: np.broadcast_to(means, (len(x), rows.arms))
+    return ByArm(None, tuple(Ridge.constant(float(mean), columns=rows.x.shape[1]) for mean in means))
 
 
 #: Outcome models that stand behind doubly robust scores.
@@ -70,12 +84,15 @@ def black_box(rows: Rows, *, said: Callable[[str], None] = lambda name: None) ->
     scores = doubly_robust(rows, outside[places[best]])
     weights = _stacked(scores, outside)
     return BlackBox(
-        model=lambda x: np.sum([weight * _between(model(x)) for weight, model in zip(weights, models, strict=True)], axis=0),
+        models=dict(zip(LEARNERS, models, strict=True)),
         weights=dict(zip(LEARNERS, weights.tolist(), strict=True)),
-        crossed=np.sum([weight * _between(each) for weight, each in zip(weights, outside, strict=True)], axis=0),
-        scores=scores,
+        inside=_combined([model(rows.x) for model in models], weights),
         outcome_model=best,
     )
+
+
+def _combined(values: Iterable[np.ndarray], weights: Iterable[float]) -> np.ndarray:
+    return np.sum([weight * _between(each) for weight, each in zip(weights, values, strict=True)], axis=0)
 
 
 def _stacked(scores: np.ndarray, outside: list[np.ndarray]) -> np.ndarray:

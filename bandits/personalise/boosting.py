@@ -142,8 +142,10 @@ def _gain(total: np.ndarray, count: np.ndarray, *, least: int, shrink: float) ->
 
 
 def _edges(values: np.ndarray, most: int) -> np.ndarray:
+    """Midpoints between neighbouring values: no value lies on an edge, so that rounding to float32 moves none over it."""
     distinct = np.unique(values)
-    if len(distinct) > most:
-        distinct = np.unique(np.quantile(values, np.linspace(0.0, 1.0, most + 1)))
-        return distinct[1:-1]
-    return (distinct[1:] + distinct[:-1]) / 2
+    middles = (distinct[1:] + distinct[:-1]) / 2
+    if len(distinct) <= most:
+        return middles
+    quantiles = np.quantile(values, np.linspace(0.0, 1.0, most + 1)[1:-1])
+    return middles[np.unique(np.clip(np.searchsorted(distinct, quantiles, side="right") - 1, 0, len(middles) - 1))]

@@ -169,7 +169,7 @@ def _check(
     if counts.min() < _FEWEST:
         arm = int(np.argmin(counts))
         raise ExperimentError(
-            f"treatment: arm {names[arm]!r} has {counts[arm]} rows in one of the halves, fewer than {_FEWEST}; leave its rows out of the data"
+            f"treatment: arm {names[arm]!r} has {counts[arm]} rows in one half, fewer than {_FEWEST}; leave its rows out of the data"
         )
     for each in covariates.values():
         known = ~each.missing

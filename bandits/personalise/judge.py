@@ -63,6 +63,6 @@ def mean_and_error(values: np.ndarray, cluster: np.ndarray | None) -> Gain:
     rest = values - mean
     if cluster is not None:
         _, code = np.unique(cluster, return_inverse=True)
-        rest = np.bincount(code, rest)
-        return Gain(mean, float(np.sqrt(np.sum(rest**2) * len(rest) / max(len(rest) - 1, 1))) / n)
+        sums = np.bincount(code, rest)
+        return Gain(mean, float(np.sqrt(np.sum(sums**2) * len(sums) / max(len(sums) - 1, 1))) / n)
     return Gain(mean, float(np.sqrt(np.sum(rest**2) / max(n - 1, 1) / n)))

@@ -6,6 +6,7 @@
 Both give f64[n, K], the value of each arm up to a part that all arms share.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +15,20 @@ import numpy as np
 from bandits.personalise.boosting import Trees, binned, boosted, edges_of, predicted
 from bandits.personalise.ridge import Linear, ridge
 
-__all__ = ["Boosted", "Learner", "Model", "Regressor", "Ridge", "Rows", "crossed", "doubly_robust", "dr_learner", "folds_of", "t_learner"]
+__all__ = [
+    "Boosted",
+    "ByArm",
+    "Learner",
+    "Model",
+    "Regressor",
+    "Ridge",
+    "Rows",
+    "crossed",
+    "doubly_robust",
+    "dr_learner",
+    "folds_of",
+    "t_learner",
+]
 
 Model = Callable[[np.ndarray], np.ndarray]
 # Every so manieth row stops the boosting.
@@ -48,11 +62,31 @@ class Regressor(Protocol):
 Learner = Callable[[Rows], Model]
 
 
+@dataclasses.dataclass(frozen=True)
+class ByArm:
+    """A Model of a regression for each arm, and one that all arms share (None = none), which tells no arm from another."""
+
+    shared: Regressor | None
+    own: tuple[Regressor, ...]
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """f64[n, K]."""
+        own = np.column_stack([each.predict(x) for each in self.own])
+        return own if self.shared is None else own + self.shared.predict(x)[:, None]
+
+
 class Ridge:
     """`bandits.personalise.ridge` as a Regressor."""
 
     def __init__(self) -> None:
         self.model = Linear(0.0, np.zeros(0), 0.0)
+
+    @classmethod
+    def constant(cls, value: float, *, columns: int) -> "Ridge":
+        """One that says the same of every row."""
+        found = cls()
+        found.model = Linear(value, np.zeros(columns), 0.0)
+        return found
 
     def fit(self, x: np.ndarray, y: np.ndarray) -> "Ridge":
         """Learns with the penalty that generalised cross-validation chooses."""
@@ -88,8 +122,7 @@ def t_learner(make: Callable[[], Regressor]) -> Learner:
     def learn(rows: Rows) -> Model:
         shared = make().fit(rows.x, rows.y)
         rest = rows.y - shared.predict(rows.x)
-        own = [make().fit(rows.x[rows.arm == arm], rest[rows.arm == arm]) for arm in range(rows.arms)]
-        return lambda x: shared.predict(x)[:, None] + np.column_stack([each.predict(x) for each in own])
+        return ByArm(shared, tuple(make().fit(rows.x[rows.arm == arm], rest[rows.arm == arm]) for arm in range(rows.arms)))
 
     return learn
 
@@ -100,8 +133,7 @@ def dr_learner(make: Callable[[], Regressor], *, nuisance: Learner, folds: int =
     def learn(rows: Rows) -> Model:
         scores = doubly_robust(rows, crossed(nuisance, rows, folds_of(len(rows.y), folds)))
         shared = scores.mean(axis=1)
-        own = [make().fit(rows.x, scores[:, arm] - shared) for arm in range(rows.arms)]
-        return lambda x: np.column_stack([each.predict(x) for each in own])
+        return ByArm(None, tuple(make().fit(rows.x, scores[:, arm] - shared) for arm in range(rows.arms)))
 
     return learn
 

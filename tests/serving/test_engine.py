@@ -220,6 +220,14 @@ def test_the_reasons_of_a_linear_score_are_its_terms(tmp_path: Path) -> None:
     assert not any(item.contributions for item in plain.explanations)
 
 
+def test_the_explanation_of_a_policy_tree_names_its_rule(tmp_path: Path) -> None:
+    """The packed context is (0, 1, 2, 3): three weights and a member."""
+    tree = {"feature": [1, 0, 2], "threshold": [0.5, None, 1.5], "action": [0, 0, 1, 2]}
+    running = running_shop(tmp_path / "tree", name="policy_tree", settings=tree)
+    (response,) = running.select([select_request(running.policy, explain=True)])
+    assert {item.rule for item in response.explanations} == {"if weights[1] > 0.5 and weights[2] > 1.5"}
+
+
 def test_while_the_log_takes_nothing_a_flagged_fallback_may_answer(engine: Engine, log: Log, shop: TaskPolicy) -> None:
     engine._fall_back, log.full = True, True
     only = CandidateSet(actions=["c", "d", "a"], eligible=[False, True, True])
