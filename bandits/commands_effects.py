@@ -140,6 +140,12 @@ def _notes(outcome: dict[str, Any]) -> list[str]:
         notes.append("missing: " + ", ".join(f"{name} {count}" for name, count in rows["missing"].items()))
     for each in outcome["dropped_columns"]:
         notes.append(f"column {each['column']} left out: {each['because']}" + (f" with {', '.join(each['of'])}" if "of" in each else ""))
+    if "received" in outcome:
+        line = outcome["received"]
+        low, high = line["interval"]
+        figures = f"{line['effect']:.6g} with an error of {line['standard_error']:.4g} ({low:.4g} to {high:.4g})"
+        notes.append(f"effect of {line['column']} received: {figures}; first stage F {line['first_stage_f']:.4g}")
+        notes += [line["warning"]] if "warning" in line else []
     for part in outcome["segments"]:
         if "reason" in part:
             notes.append(f"{part['segment']} = {part['level']}: {part['reason']}")

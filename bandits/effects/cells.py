@@ -17,6 +17,8 @@ __all__ = ["Cells", "Clustered", "Groups", "Sums", "compress", "grouped"]
 
 # Rows that are hashed at once, so that the intermediate arrays stay in the cache.
 _BLOCK = 1 << 15
+# Places of (cell, cluster) for each row beyond which rows are not brought together by them.
+_PARTS_A_ROW = 2
 # Odd constants of 64 bits with about half their bits set (Steele, Lea, Flood 2014, SplitMix).
 _MULTIPLIER, _STEP = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x9E3779B97F4A7C15)
 
@@ -49,7 +51,7 @@ class Sums(NamedTuple):
 
 
 class Clustered(NamedTuple):
-    """Parts of cells by cluster: `cell`, `cluster` i64[M]; `sums` by outcome, with the plain weights."""
+    """Parts of cells by cluster: `cell`, `cluster` i64[M] >= 0; `sums` by outcome, with the plain weights."""
 
     cell: np.ndarray
     cluster: np.ndarray
@@ -162,6 +164,21 @@ def _rows(code: np.ndarray, size: int, weight: np.ndarray | None, *, frequency: 
 
 
 def _clustered(groups: Groups, cluster: np.ndarray, outcomes: Mapping[str, np.ndarray], weight: np.ndarray | None) -> Clustered:
-    parts = grouped([groups.code, cluster], rows=len(cluster))
-    sums = {name: Sums.of(parts.code, len(parts.first), y, weight) for name, y in outcomes.items()}
-    return Clustered(groups.code[parts.first], cluster[parts.first], sums)
+    names, code = _numbered(cluster), groups.code
+    count, rows = int(names.max()) + 1, len(names)
+    places = len(groups.first) * count
+    if places > _PARTS_A_ROW * rows:
+        # Hardly two rows would share a part, so each row is one: to look for the few would cost more than they save.
+        ones = np.ones(rows) if weight is None else weight
+        return Clustered(code, names, {name: Sums(ones, y, np.zeros(rows)) for name, y in outcomes.items()})
+    part = code * count + names
+    kept = np.flatnonzero(np.bincount(part, minlength=places))
+    sums = {name: Sums.of(part, places, y, weight).at(kept) for name, y in outcomes.items()}
+    return Clustered(kept // count, kept % count, sums)
+
+
+def _numbered(cluster: np.ndarray) -> np.ndarray:
+    """Clusters as numbers from 0, few more than there are clusters."""
+    if len(cluster) and cluster.min() >= 0 and cluster.max() < 2 * len(cluster):
+        return cluster
+    return grouped([cluster], rows=len(cluster)).code

@@ -44,6 +44,9 @@ class EffectsFile(config.StrictModel):
     covariates: Names = ()
     #: Covariates whose product with each arm is estimated too; they are centred, so that effects stay those at their mean.
     modifiers: Names = ()
+    #: Column of a number that says how much of the treatment a unit really received (0 or 1, as a rule): its effect is estimated too, with
+    #: the arms as instruments. Its values become part of the cells.
+    received: str | None = None
     #: Column of clusters; errors are then clustered.
     cluster: str | None = None
     #: Weights of rows.

@@ -16,6 +16,7 @@ from bandits.effects.sample import Sample, arms_of, check_overlap, complete
 from bandits.errors import ExperimentError
 
 __all__ = [
+    "RECEIVED",
     "Experiment",
     "Fitted",
     "SegmentOf",
@@ -23,11 +24,14 @@ __all__ = [
     "check_arms",
     "check_outcome",
     "compressed",
+    "equations_of",
     "experiment_of",
     "fitted",
     "segments_of",
 ]
 
+#: The column of what was received, among the columns and the outcomes of the cells.
+RECEIVED = "received"
 # A segment by a number with more values than this is cut into quarters.
 _MOST_VALUES = 12
 
@@ -44,6 +48,7 @@ class Experiment(NamedTuple):
     segments: Mapping[str, Column]
     weight: Column | None
     cluster: Column | None
+    received: Column | None
 
 
 class SegmentOf(NamedTuple):
@@ -77,6 +82,7 @@ def experiment_of(table: pa.Table, file: EffectsFile) -> Experiment:
         segments={name: _segment(column(table, name, role="segments")) for name in file.segments},
         weight=None if file.weights is None else _weight(table, file.weights.column, kind=file.weights.kind),
         cluster=None if file.cluster is None else as_codes(column(table, file.cluster, role="cluster")),
+        received=None if file.received is None else _outcome(table, file.received, role="received"),
     )
 
 
@@ -86,7 +92,7 @@ def compressed(experiment: Experiment, file: EffectsFile) -> Iterator[tuple[Cell
     Raises ExperimentError for a constant outcome, fewer than two arms, or arms without overlap.
     """
     named = [experiment.arms, *experiment.covariates.values(), *experiment.modifiers.values()]
-    named += [each for each in (experiment.weight, experiment.cluster) if each is not None]
+    named += [each for each in (experiment.weight, experiment.cluster, experiment.received) if each is not None]
     for names in _alike(experiment.outcomes):
         sample = complete([*_once(named), experiment.outcomes[names[0]]], rows=experiment.rows)
         sample = sample if experiment.weight is None else sample._replace(kept=sample.kept & (experiment.weight.values > 0.0))
@@ -100,7 +106,7 @@ def fitted(experiment: Experiment, file: EffectsFile, cells: Cells, names: Seque
 
     Raises ExperimentError where an arm is missing, an outcome is constant, or an arm cannot be told from the covariates.
     """
-    equations = _equations(experiment, file, cells)
+    equations = equations_of(experiment, file, cells)
     kinds = file.error_kinds
     return {name: Fitted(fit(equations, cells, name, errors=kinds), cells, equations.dropped) for name in names}
 
@@ -113,7 +119,8 @@ def as_codes(found: Column) -> Column:
     return found._replace(values=codes.astype(np.int64))
 
 
-def _equations(experiment: Experiment, file: EffectsFile, cells: Cells) -> Normal:
+def equations_of(experiment: Experiment, file: EffectsFile, cells: Cells) -> Normal:
+    """The normal equations of intercept, arms, modifiers with their products, and covariates. Raises ExperimentError, as `fitted`."""
     weight = next(iter(cells.sums.values())).weight
     levels = {name: each.levels for name, each in (*experiment.covariates.items(), *experiment.modifiers.items())}
     arms = arms_part(cells.columns[""], experiment.arms.levels or (), control=experiment.control)
@@ -141,12 +148,15 @@ def _arms_are_told_apart(dropped: Sequence[Dropped], arms: Sequence[str]) -> Non
 def _cells(experiment: Experiment, file: EffectsFile, kept: np.ndarray, names: Sequence[str]) -> Cells:
     columns = {"": experiment.arms.values[kept]}
     columns |= {name: each.values[kept] for name, each in (*experiment.covariates.items(), *experiment.modifiers.items())}
+    outcomes = {name: experiment.outcomes[name].values[kept] for name in names}
+    if experiment.received is not None:
+        columns[RECEIVED] = outcomes[RECEIVED] = experiment.received.values[kept]
     # A level -1 is a row whose segment is not known: it counts overall, and in no segment.
     for name, each in experiment.segments.items():
         columns[_key(name)] = np.where(each.missing, -1, each.values)[kept].astype(np.int64)
     return compress(
         columns,
-        {name: experiment.outcomes[name].values[kept] for name in names},
+        outcomes,
         weight=None if experiment.weight is None else experiment.weight.values[kept],
         frequency=file.weights is not None and file.weights.kind == "frequency",
         cluster=None if experiment.cluster is None else experiment.cluster.values[kept].astype(np.int64),
@@ -197,10 +207,10 @@ def _once(columns: Sequence[Column]) -> list[Column]:
     return list({each.name: each for each in columns}.values())
 
 
-def _outcome(table: pa.Table, name: str) -> Column:
-    found = column(table, name, role="outcomes")
+def _outcome(table: pa.Table, name: str, *, role: str = "outcomes") -> Column:
+    found = column(table, name, role=role)
     if found.is_factor:
-        raise ExperimentError(f"outcomes: column {name!r} holds words such as {(found.levels or ('',))[0]!r}; name a column of numbers")
+        raise ExperimentError(f"{role}: column {name!r} holds words such as {(found.levels or ('',))[0]!r}; name a column of numbers")
     return found
 
 

@@ -100,8 +100,18 @@ def normal(design: Design, weight: np.ndarray, *, penalty: float = 0.0, penalise
     return Normal(design, weight, gram, diagonal, _inverse(gram + np.diag(diagonal)), dropped)
 
 
-def fit(equations: Normal, cells: Cells, outcome: str, *, errors: Sequence[ErrorKind] = ("homoskedastic", "hc0", "hc1")) -> Fit:
+def fit(
+    equations: Normal,
+    cells: Cells,
+    outcome: str,
+    *,
+    errors: Sequence[ErrorKind] = ("homoskedastic", "hc0", "hc1"),
+    regressors: np.ndarray | None = None,
+) -> Fit:
     """Regression of an outcome's cells, with covariances of the kinds asked for.
+
+    `regressors` f64[C, p], where the design's columns are their projections on instruments: residuals are then those of the columns
+    themselves, which makes it two-stage least squares.
 
     Raises ExperimentError where there are no more rows than columns, or fewer than two clusters.
     """
@@ -113,8 +123,8 @@ def fit(equations: Normal, cells: Cells, outcome: str, *, errors: Sequence[Error
             f"covariates: {len(design.names)} columns for {rows:g} rows of {outcome!r} leave nothing to estimate an error of"
         )
     back = design.raw()
-    fitted = design.matrix @ b
-    clusters = 0 if cells.clustered is None else len(np.unique(cells.clustered.cluster))
+    fitted = (design.matrix if regressors is None else regressors) @ b
+    clusters = 0 if cells.clustered is None else int(np.count_nonzero(np.bincount(cells.clustered.cluster)))
     scaled = {kind: _meat(kind, equations, cells, outcome, fitted) * _factor(kind, rows, p, clusters) for kind in errors}
     outer = back @ equations.bread
     return Fit(
@@ -150,12 +160,15 @@ def _scores(design: Design, cells: Cells, outcome: str, fitted: np.ndarray) -> n
     parts = cells.clustered
     if parts is None:
         raise ExperimentError("errors: `cluster` asks for a column of clusters; name it under `cluster`")
-    names, place = np.unique(parts.cluster, return_inverse=True)
-    if len(names) < 2:
+    present = np.bincount(parts.cluster) > 0
+    count = int(present.sum())
+    if count < 2:
         raise ExperimentError("cluster: all rows are of one cluster, which says nothing of the error; name a column with many")
     sums = parts.sums[outcome]
     residual = sums.weight * (sums.mean - fitted[parts.cell])
-    scores = scipy.sparse.csr_array((residual, (place, parts.cell)), shape=(len(names), cells.size)) @ design.matrix
+    scores = (
+        scipy.sparse.csr_array((residual, ((np.cumsum(present) - 1)[parts.cluster], parts.cell)), shape=(count, cells.size)) @ design.matrix
+    )
     return scores.toarray() if scipy.sparse.issparse(scores) else scores
 
 

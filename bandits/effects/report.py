@@ -10,6 +10,7 @@ from bandits.effects.cells import Cells
 from bandits.effects.config import EffectsFile
 from bandits.effects.estimate import Experiment, Fitted, check_arms, check_outcome, compressed, experiment_of, fitted, segments_of
 from bandits.effects.fit import Dropped
+from bandits.effects.received import received_line
 from bandits.effects.sample import Sample
 from bandits.errors import ExperimentError
 
@@ -48,6 +49,7 @@ def _outcomes(experiment: Experiment, file: EffectsFile, cells: Cells, sample: S
             "rows": sample.account,
             "cells": cells.size,
             **_effects(experiment, file, overall[name], name),
+            **({} if experiment.received is None else {"received": received_line(experiment, file, cells, name)}),
             "segments": [_segment(experiment, file, part, name) for part in segments_of(experiment, cells)],
         }
 

@@ -13,10 +13,12 @@ __all__ = ["Binned", "Trees", "binned", "boosted", "edges_of", "leaves", "predic
 
 # Quantile bins of a feature.
 MOST_BINS = 32
+# Quantiles of so many rows are right to 0.1 % of the rows, a thirtieth of a bin.
+_SAMPLED = 200_000
 
 
 class Binned(NamedTuple):
-    """`codes` i32[d, n]: bin of each feature; `edges`: of each feature, ascending: bin b is x <= edges[b]."""
+    """`codes` u8[d, n]: bin of each feature; `edges`: of each feature, ascending: bin b is x <= edges[b]."""
 
     codes: np.ndarray
     edges: tuple[np.ndarray, ...]
@@ -32,15 +34,16 @@ class Trees(NamedTuple):
 
 
 def edges_of(x: np.ndarray, *, most: int = MOST_BINS) -> tuple[np.ndarray, ...]:
-    """Edges between bins of each column of f64[n, d]: midpoints between values where there are few, quantiles else."""
-    return tuple(_edges(column, most) for column in x.T)
+    """Edges between bins of each column of f64[n, d]: midpoints between values where there are few, quantiles else (of a sample, if long)."""
+    sample = x[:: max(len(x) // _SAMPLED, 1)]
+    return tuple(_edges(np.ascontiguousarray(column), most) for column in sample.T)
 
 
 def binned(x: np.ndarray, edges: Sequence[np.ndarray]) -> Binned:
     """Rows f64[n, d] in the bins of `edges`."""
-    codes = np.empty((x.shape[1], len(x)), np.int32)
+    codes = np.empty((x.shape[1], len(x)), np.uint8)
     for at, each in enumerate(edges):
-        codes[at] = np.searchsorted(each, x[:, at], side="left")
+        codes[at] = np.searchsorted(each, np.ascontiguousarray(x[:, at]), side="left")
     return Binned(codes, tuple(edges))
 
 

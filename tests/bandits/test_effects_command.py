@@ -141,7 +141,45 @@ def test_a_collinear_covariate_is_left_out_by_name(tmp_path: Path) -> None:
     assert effects(tmp_path, config)["y"]["dropped_columns"] == [{"column": "months", "because": "collinear", "of": ["age"]}]
 
 
-TABLE = made_up()
+def taken(effect: float, *, seed: int = 4) -> pa.Table:
+    """Those who would do better anyway take the treatment more often; taking it adds 2."""
+    rng = np.random.default_rng(seed)
+    n = 3_000
+    keen, assigned, age = rng.normal(size=n), rng.integers(0, 2, n), rng.integers(20, 25, n).astype(float)
+    took = (keen + effect * assigned > 0.5).astype(float)
+    y = np.round(2.0 * took + keen + 0.1 * age + rng.normal(size=n), 1)
+    return pa.table({"arm": assigned, "took": took, "y": y, "age": age, "village": rng.integers(0, 60, n)})
+
+
+def test_the_effect_of_what_was_received_is_two_stage_least_squares_of_the_rows(tmp_path: Path) -> None:
+    table = taken(1.5)
+    config = {"data": write(tmp_path, table), "treatment": "arm", "outcomes": "y", "received": "took", "covariates": "age"}
+    line = effects(tmp_path, config | {"cluster": "village"})["y"]["received"]
+    arm, took, y, age, village = (table[name].to_numpy() for name in ("arm", "took", "y", "age", "village"))
+    x, z = np.column_stack([np.ones(3_000), took, age]), np.column_stack([np.ones(3_000), arm, age])
+    hat = z @ np.linalg.lstsq(z, x, rcond=None)[0]
+    b = np.linalg.solve(hat.T @ x, hat.T @ y)
+    bread, scores = np.linalg.inv(hat.T @ hat), hat * (y - x @ b)[:, None]
+    sums = np.array([scores[village == each].sum(axis=0) for each in range(60)])
+    hc1 = np.sqrt((bread @ scores.T @ scores @ bread)[1, 1] * 3_000 / 2_997)
+    clustered = np.sqrt((bread @ sums.T @ sums @ bread)[1, 1] * 60 / 59 * 2_999 / 2_997)
+    np.testing.assert_allclose((line["effect"], line["standard_error"]), (b[1], clustered), rtol=1e-8)
+    np.testing.assert_allclose(line["standard_errors"]["hc1"], hc1, rtol=1e-8)
+    # Those who took it differ by about 3.4: the plain comparison is wrong, this one is not.
+    assert abs(line["effect"] - 2.0) < 3 * clustered and not line["weak"] and line["first_stage_f"] > 100
+
+
+def test_without_covariates_it_is_walds_ratio_and_a_weak_first_stage_is_warned_of(tmp_path: Path) -> None:
+    table = taken(0.02)
+    config = {"data": write(tmp_path, table), "treatment": "arm", "outcomes": ["y", "took"], "received": "took"}
+    found = effects(tmp_path, config)
+    ratio = found["y"]["arm"]["1"]["effect"] / found["took"]["arm"]["1"]["effect"]
+    assert found["y"]["received"]["effect"] == pytest.approx(ratio, rel=1e-8)
+    assert found["y"]["received"]["weak"] and "weak instrument" in found["y"]["received"]["warning"]
+    assert "weak instrument" in run(tmp_path, config | {"outcomes": "y"}).output
+
+
+TABLE = made_up().append_column("one", pa.array(np.ones(600)))
 ARM = TABLE["arm"].to_numpy()
 ONE = np.full(600, "letter")
 FRACTIONS = {"weights": {"column": "age", "kind": "frequency"}}
@@ -177,6 +215,7 @@ BAD: list[tuple[str, pa.Table, dict[str, Any], list[str]]] = [
         {"weights": {"column": "weight", "kind": "probability"}, "errors": "homoskedastic"},
         ["errors"],
     ),
+    ("a constant treatment received", TABLE, {"received": "one"}, ["received", "'one' is constant"]),
     ("one cluster", replaced(TABLE, "village", np.ones(600)), {"cluster": "village"}, ["cluster", "one cluster"]),
     ("clustered errors without clusters", TABLE, {"errors": "cluster"}, ["errors", "`cluster`"]),
 ]

@@ -42,6 +42,13 @@ def test_without_weights_24_cells_give_what_4000_rows_give() -> None:
     assert_same(found, None, "analytic")
 
 
+def test_clusters_of_few_rows_a_cell_are_kept_row_by_row_and_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bandits.effects import cells
+
+    monkeypatch.setattr(cells, "_PARTS_A_ROW", 0)
+    assert_same(on_cells()[0], None, "analytic")
+
+
 def test_a_frequency_is_so_many_rows() -> None:
     weight = RNG.integers(0, 4, N).astype(float)
     found, _ = on_cells(weight, frequency=True)

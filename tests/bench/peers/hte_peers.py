@@ -1,0 +1,95 @@
+"""Regressions of statsmodels and pyfixest, and EconML's PolicyTree, on the rows of a file; one JSON request a line, one answer a line."""
+
+import importlib.metadata
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+Request = Mapping[str, Any]
+
+
+def version(request: Request) -> str:
+    """Of the peer's distribution."""
+    return importlib.metadata.version(request["peer"])
+
+
+def regression(request: Request) -> dict[str, Any]:
+    """Seconds of one fit with HC1 or clustered errors; coefficients and errors of the columns behind the intercept."""
+    rows = np.load(request["file"])
+    return REGRESSIONS[request["peer"]](rows["x"], rows["y"], rows["cluster"] if request["clustered"] else None)
+
+
+def statsmodels_fit(x: np.ndarray, y: np.ndarray, cluster: np.ndarray | None) -> dict[str, Any]:
+    import statsmodels.api as sm
+
+    start = time.perf_counter()
+    how: dict[str, Any] = {"cov_type": "HC1"} if cluster is None else {"cov_type": "cluster", "cov_kwds": {"groups": cluster}}
+    found = sm.OLS(y, sm.add_constant(x)).fit(**how)
+    told = {"coefficient": found.params[1:].tolist(), "error": found.bse[1:].tolist()}
+    return {"seconds": time.perf_counter() - start, **told}
+
+
+def pyfixest_fit(x: np.ndarray, y: np.ndarray, cluster: np.ndarray | None) -> dict[str, Any]:
+    import pandas as pd
+    import pyfixest as pf
+
+    names = [f"x{at}" for at in range(x.shape[1])]
+    frame = pd.DataFrame(x, columns=names).assign(y=y)
+    if cluster is not None:
+        frame["g"] = cluster
+    start = time.perf_counter()
+    found = pf.feols("y ~ " + " + ".join(names), frame, vcov="HC1" if cluster is None else {"CRV1": "g"})
+    told = {"coefficient": found.coef()[names].tolist(), "error": found.se()[names].tolist()}
+    return {"seconds": time.perf_counter() - start, **told}
+
+
+REGRESSIONS: dict[str, Callable[..., dict[str, Any]]] = {"statsmodels": statsmodels_fit, "pyfixest": pyfixest_fit}
+
+
+def tree(request: Request) -> dict[str, Any]:
+    """Seconds of EconML's PolicyTree on `x` and `scores`, and the arms of the rows `fresh`."""
+    from econml.policy import PolicyTree
+
+    rows = np.load(request["file"])
+    start = time.perf_counter()
+    found = PolicyTree(max_depth=request["depth"], min_samples_leaf=request["least"], random_state=0).fit(rows["x"], rows["scores"])
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "arms": found.predict(rows["fresh"]).astype(int).ravel().tolist()}
+
+
+def predict(request: Request) -> dict[str, Any]:
+    """Rows a second of scikit-learn's tree: row by row, and in one batch."""
+    from sklearn.tree import DecisionTreeRegressor
+
+    rows = np.load(request["file"])
+    model, x = DecisionTreeRegressor(max_depth=3).fit(rows["x"], rows["scores"][:, 1]), rows["x"][: request["rows"]]
+    start = time.perf_counter()
+    for row in x[:500]:
+        model.predict(row[None])
+    single = 500 / (time.perf_counter() - start)
+    start = time.perf_counter()
+    for _ in range(20):
+        model.predict(x)
+    return {"single": single, "batch": 20 * len(x) / (time.perf_counter() - start)}
+
+
+TASKS: dict[str, Callable[[Request], Any]] = {"version": version, "regression": regression, "tree": tree, "predict": predict}
+
+
+def main() -> None:
+    """Answers requests until the input ends."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = {"value": TASKS[request["task"]](request)}
+        except Exception as error:  # A peer may fail in any way; the benchmark says how.
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
