@@ -10,7 +10,7 @@ from bandits.effects.columns import Column, as_factor, column
 from bandits.errors import ExperimentError
 from protos import config
 
-__all__ = ["Arms", "Sample", "arms_of", "check_overlap", "complete", "control_of"]
+__all__ = ["Sample", "arm_named", "arms_of", "check_overlap", "complete", "control_of"]
 
 
 class Sample(NamedTuple):
@@ -24,14 +24,6 @@ class Sample(NamedTuple):
         """Rows as they are printed."""
         used = int(self.kept.sum())
         return {"read": len(self.kept), "used": used, "dropped": len(self.kept) - used, "missing": dict(self.missing)}
-
-
-class Arms(NamedTuple):
-    """`codes` i32[n] of `names`; `control` is the place of the arm that the others are compared with."""
-
-    codes: np.ndarray
-    names: tuple[str, ...]
-    control: int
 
 
 def complete(columns: Sequence[Column], *, rows: int) -> Sample:
@@ -65,11 +57,23 @@ def control_of(names: Sequence[str], control: object) -> int:
     """The place of the control among the arms; 0 where none is named. Raises ExperimentError for a name that is no arm."""
     if control is None:
         return 0
-    number = isinstance(control, int | float)
-    word = f"{float(control):g}" if number else str(control)  # type: ignore[arg-type]
-    if word not in names:
-        raise ExperimentError(f"control: {control!r} is no arm; {config.nearest(word, names)}")
-    return list(names).index(word)
+    found = arm_named(control, names)
+    if found is None:
+        raise ExperimentError(f"control: {control!r} is no arm; {config.nearest(str(control), names)}")
+    return list(names).index(found)
+
+
+def arm_named(given: object, names: Sequence[str]) -> str | None:
+    """The arm that a config means by a word, number or truth value: `1`, `1.0`, `true` and "1" are one arm. None where there is none."""
+    word = str(given)
+    if word in names:
+        return word
+    word = {"true": "1", "false": "0"}.get(word.lower(), word)
+    try:
+        word = f"{float(word):g}"
+    except ValueError:
+        return None
+    return word if word in names else None
 
 
 def check_overlap(arms: np.ndarray, names: Sequence[str], covariates: Sequence[Column]) -> None:

@@ -13,6 +13,8 @@ __all__ = ["Binned", "Trees", "binned", "boosted", "edges_of", "leaves", "predic
 
 # Quantile bins of a feature.
 MOST_BINS = 32
+# Places of the grid on which bins are looked up.
+_GRID = 2_048
 # Quantiles of so many rows are right to 0.1 % of the rows, a thirtieth of a bin.
 _SAMPLED = 200_000
 
@@ -34,7 +36,7 @@ class Trees(NamedTuple):
 
 
 def edges_of(x: np.ndarray, *, most: int = MOST_BINS) -> tuple[np.ndarray, ...]:
-    """Edges between bins of each column of f64[n, d]: midpoints between values where there are few, quantiles else (of a sample, if long)."""
+    """Edges between bins of each column of f64[n, d]: midpoints between values, or near quantiles where there are many."""
     sample = x[:: max(len(x) // _SAMPLED, 1)]
     return tuple(_edges(np.ascontiguousarray(column), most) for column in sample.T)
 
@@ -43,8 +45,23 @@ def binned(x: np.ndarray, edges: Sequence[np.ndarray]) -> Binned:
     """Rows f64[n, d] in the bins of `edges`."""
     codes = np.empty((x.shape[1], len(x)), np.uint8)
     for at, each in enumerate(edges):
-        codes[at] = np.searchsorted(each, np.ascontiguousarray(x[:, at]), side="left")
+        codes[at] = _coded(each, np.ascontiguousarray(x[:, at]))
     return Binned(codes, tuple(edges))
+
+
+def _coded(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """How many edges lie below each value: looked up on an even grid, then moved on while an edge is passed (as `searchsorted`, faster)."""
+    if len(values) < _GRID or len(edges) < 2:
+        return np.searchsorted(edges, values, side="left")
+    low, step = edges[0], (edges[-1] - edges[0]) / _GRID
+    first = np.searchsorted(edges, low + step * np.arange(_GRID + 1), side="left")
+    place = np.clip((values - low) / step, 0, _GRID).astype(np.int32)
+    # A place of the grid may be one too far by rounding, so begin one edge early.
+    found = np.maximum(first[place] - 1, 0)
+    bounded = np.append(edges, np.inf)
+    while np.any(passed := values > bounded[found]):
+        found += passed
+    return found
 
 
 def leaves(feature: np.ndarray, threshold: np.ndarray, x: np.ndarray) -> np.ndarray:

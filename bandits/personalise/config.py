@@ -46,17 +46,7 @@ class PersonaliseFile(config.StrictModel):
             raise ValueError("no outcome has a weight; name one")
         return given
 
-    @pydantic.field_validator("costs", "propensities", mode="before")
-    @classmethod
-    def _arms_are_words(cls, given: object) -> object:
-        # YAML reads arms 0 and 1 as numbers, true and false as booleans.
-        return {_word(key): value for key, value in given.items()} if isinstance(given, dict) else given
-
     @pydantic.field_validator("covariates", mode="before")
     @classmethod
     def _one_is_a_list(cls, given: object) -> object:
         return listed(given)
-
-
-def _word(key: object) -> object:
-    return f"{float(key):g}" if isinstance(key, int | float) else key

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from bandits.effects.columns import Column, column
 from bandits.effects.estimate import as_codes
-from bandits.effects.sample import Sample, arms_of, check_overlap, complete
+from bandits.effects.sample import Sample, arm_named, arms_of, check_overlap, complete
 from bandits.errors import ExperimentError
 from bandits.personalise.config import PersonaliseFile
 from bandits.personalise.encoding import Encoding, encoding_of
@@ -54,10 +54,11 @@ class Logged(NamedTuple):
 def logged(table: pa.Table, file: PersonaliseFile) -> Logged:
     """Reads the experiment. Raises ExperimentError for anything from which no policy can be learned or judged."""
     arms, _ = arms_of(table, file.treatment, None)
+    file = _with_arms(file, arms.levels or ())
     outcomes = {name: _outcome(table, name) for name in file.outcomes}
     covariates = _covariates(table, file)
     cluster = None if file.cluster is None else as_codes(column(table, file.cluster, role="cluster"))
-    given = _given(table, file, arms)
+    given = _given(table, file)
     sample = complete([arms, *outcomes.values(), *given.values(), *([] if cluster is None else [cluster])], rows=table.num_rows)
     kept = np.flatnonzero(sample.kept)
     order = np.random.default_rng(file.seed).permutation(len(kept))
@@ -69,6 +70,8 @@ def logged(table: pa.Table, file: PersonaliseFile) -> Logged:
     propensity, assignment = _propensity(file, codes, names, {key: each.values[kept] for key, each in given.items()})
     encoding = encoding_of(known, train)
     used = {feature.name for feature in encoding.features}
+    if not used:
+        raise ExperimentError(f"covariates: none of {list(known)} varies among the rows that train; name one that tells units apart")
     return Logged(
         x=encoding.matrix(known),
         encoding=encoding,
@@ -88,6 +91,21 @@ def logged(table: pa.Table, file: PersonaliseFile) -> Logged:
     )
 
 
+def _with_arms(file: PersonaliseFile, names: tuple[str, ...]) -> PersonaliseFile:
+    """The file with arms by the names that they have here, in costs and probabilities."""
+    changed: dict[str, Any] = {"costs": _named(file.costs, names, role="costs")}
+    if isinstance(file.propensities, dict):
+        changed["propensities"] = _named(file.propensities, names, role="propensities")
+    return file.model_copy(update=changed)
+
+
+def _named(given: Mapping[str, Any], names: tuple[str, ...], *, role: str) -> dict[str, Any]:
+    for arm in given:
+        if arm_named(arm, names) is None:
+            raise ExperimentError(f"{role}: {arm!r} is no arm; {config.nearest(arm, names)}")
+    return {str(arm_named(arm, names)): each for arm, each in given.items()}
+
+
 def _outcome(table: pa.Table, name: str) -> Column:
     found = column(table, name, role="outcomes")
     if found.is_factor:
@@ -104,14 +122,11 @@ def _covariates(table: pa.Table, file: PersonaliseFile) -> dict[str, Column]:
     return {term: column(table, term, role="covariates") for term in file.covariates}
 
 
-def _given(table: pa.Table, file: PersonaliseFile, arms: Column) -> dict[str, Column]:
+def _given(table: pa.Table, file: PersonaliseFile) -> dict[str, Column]:
     """The columns of probabilities that the file names, by arm; "" = of the arm that the row got."""
     given = file.propensities
     if isinstance(given, str):
         return {"": column(table, given, role="propensities")}
-    for arm in given or {}:
-        if arm not in (arms.levels or ()):
-            raise ExperimentError(f"propensities: {arm!r} is no arm; {config.nearest(arm, arms.levels or ())}")
     named = {arm: each for arm, each in (given or {}).items() if isinstance(each, str)}
     return {arm: column(table, each, role=f"propensities.{arm}") for arm, each in named.items()}
 
@@ -149,9 +164,6 @@ def _by_arm(given: Mapping[str, float | str], codes: np.ndarray, names: tuple[st
 
 
 def _costs(file: PersonaliseFile, names: tuple[str, ...]) -> np.ndarray:
-    for arm in file.costs:
-        if arm not in names:
-            raise ExperimentError(f"costs: {arm!r} is no arm; {config.nearest(arm, names)}")
     return np.array([file.costs.get(arm, 0.0) for arm in names])
 
 

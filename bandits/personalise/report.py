@@ -35,8 +35,8 @@ def personalised(table: pa.Table, file: PersonaliseFile, *, said: Callable[[str]
     learned = black_box(rows.at(data.train), said=said)
     least = file.least_leaf or max(20, len(data.train) // 100)
     bins = binned(data.x[data.train], edges_of(data.x[data.train]))
-    # A tree learns the black box's word, not the scores themselves, whose noise moves thresholds: on simulated worlds it keeps 85 % of the
-    # black box's gain so, and 65 % from scores (`tests/bench/hte.py`).
+    # A tree learns the black box's word, not the scores themselves, whose noise moves thresholds: on simulated worlds it keeps 79 % of the
+    # black box's gain so, and 64 % from scores (`tests/bench/hte.py`).
     trees = tuple(grown(bins, learned.inside - data.costs, depth=depth, least=least) for depth in range(1, file.depth + 1))
     return Personalised(data, learned, trees, _judging(data, rows, learned))
 

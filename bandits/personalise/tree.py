@@ -16,9 +16,9 @@ from bandits.personalise.boosting import Binned, leaves
 __all__ = ["PolicyTree", "arms_of_rows", "grown", "simplified"]
 
 # Beyond so many rows the pairs of features are screened on a sample, and the best of them are searched on all rows.
-_SCREENED = 150_000
+_SCREENED = 80_000
 # Root features, and partners of each, that stay after screening.
-_ROOTS, _PARTNERS = 6, 3
+_ROOTS, _PARTNERS = 4, 2
 # Roots that a deeper tree tries, best look-ahead first, while rows are few enough to afford it.
 _TRIED, _TRIED_ROWS = 6, 60_000
 

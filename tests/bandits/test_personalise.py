@@ -155,6 +155,14 @@ def test_a_column_of_probabilities_is_used_and_wrong_ones_are_doubted(tmp_path: 
     assert "sum to one" in run(tmp_path, columns, propensities={"control": "p", "letter": "p", "call": "q"}).stderr
 
 
+@pytest.mark.parametrize("keys", [(0, 1), (0.0, 1.0), (False, True), ("0", "1")])
+def test_arms_that_are_numbers_or_truth_values_are_named_in_any_way(tmp_path: Path, keys: tuple[Any, Any]) -> None:
+    table = made_up(200)
+    table = table.set_column(0, "arm", pa.array(np.arange(200) % 2 == 1))
+    found = report(tmp_path, table, propensities={keys[0]: 0.5, keys[1]: 0.5}, costs={keys[1]: 0.25}, covariates=["age"])
+    assert found["costs"] == {"0": 0.0, "1": 0.25} and found["arms"] == ["0", "1"]
+
+
 def test_on_the_e_mails_personalisation_does_not_beat_the_best_arm_and_says_so(tmp_path: Path) -> None:
     config = {
         "data": str(real("hillstrom.csv.gz")), "treatment": "segment", "outcomes": "visit", "seed": 20240601,
@@ -174,6 +182,12 @@ BAD: list[tuple[str, pa.Table, dict[str, Any], list[str]]] = [
     ("a rare arm", TABLE.set_column(0, "arm", pa.array(["a"] * 295 + ["b"] * 5)), {}, ["treatment", "'b'", "fewer than 10"]),
     ("a constant outcome", TABLE.set_column(5, "y", pa.array(np.ones(300))), {}, ["outcomes", "'y' is constant"]),
     ("no covariates", TABLE, {"covariates": []}, ["covariates", "none is named"]),
+    (
+        "constant covariates",
+        TABLE.set_column(1, "age", pa.array(np.ones(300))),
+        {"covariates": ["age"]},
+        ["covariates", "none of ['age'] varies"],
+    ),
     ("the outcome as covariate", TABLE, {"covariates": ["y"]}, ["covariates", "'y' is the treatment or an outcome"]),
     ("an arm without probability", TABLE, {"propensities": {"call": 0.5, "letter": 0.5}}, ["propensities", "'control' has none"]),
     ("no overlap", TABLE, {"propensities": {"call": 0.0, "letter": 0.5, "control": 0.5}}, ["propensities", "overlap"]),

@@ -68,6 +68,13 @@ def test_screening_pairs_on_a_sample_finds_the_same_tree(monkeypatch: pytest.Mon
     assert value(screened, x, scores) >= 0.99 * value(whole, x, scores)
 
 
+def test_bins_are_those_of_a_sorted_search_ends_and_edges_too() -> None:
+    values = np.concatenate([RNG.normal(size=9_000), RNG.exponential(size=3_000) ** 4, [-np.inf, np.inf]])
+    edges = np.unique(np.concatenate([RNG.normal(size=20), 30.0 + 1e-9 * np.arange(5), values[:5]]))
+    values = np.concatenate([values, edges])
+    np.testing.assert_array_equal(binned(values[:, None], [edges]).codes[0], np.searchsorted(edges, values, side="left"))
+
+
 def test_a_split_between_leaves_of_one_arm_is_no_split() -> None:
     tree = PolicyTree(np.array([0, 1, 2], np.int32), np.array([0.5, 1.5, 2.5]), np.array([1, 1, 0, 1], np.int32))
     simple = simplified(tree)

@@ -106,7 +106,10 @@ def tree(workers: Workers, folder: Path, rows: int) -> Iterator[Figure]:
     file = folder / "tree.npz"
     np.savez(file, x=x[:rows], scores=scores, fresh=fresh)
     least = rows // 100
-    seconds, found = timed(lambda: grown(binned(x[:rows], edges_of(x[:rows])), scores, depth=DEPTH, least=least))
+    # Both are one thread that only computes, so CPU time is what is compared: it leaves out who else is on the machine.
+    start = time.process_time()
+    found = grown(binned(x[:rows], edges_of(x[:rows])), scores, depth=DEPTH, least=least)
+    seconds = time.process_time() - start
     title = f"policy tree, {rows} x 20 x {ARMS}, depth {DEPTH}"
 
     def value(arms: np.ndarray) -> float:
@@ -114,15 +117,17 @@ def tree(workers: Workers, folder: Path, rows: int) -> Iterator[Figure]:
 
     mine = value(arms_of_rows(found, fresh))
     if "econml" not in workers:
-        yield Figure(title, seconds, "s", TREE_TARGET, "lower", note=f"value {mine:.4f}")
+        yield Figure(title, seconds, "CPU s", TREE_TARGET, "lower", note=f"value {mine:.4f}")
         return
     answer = workers["econml"].ask("tree", file=str(file), depth=DEPTH, least=least)
     if answer.error:
-        yield Figure(title, seconds, "s", TREE_TARGET, "lower", "econml", note=answer.error)
+        yield Figure(title, seconds, "CPU s", TREE_TARGET, "lower", "econml", note=answer.error)
         return
     theirs, name = value(np.array(answer.value["arms"])), workers["econml"].title
     peer = answer.value["seconds"]
-    yield Figure(title, seconds, "s", TREE_TARGET, "lower", name, peer, peer / seconds, 1, "target is the ratio; ours bins the rows too")
+    yield Figure(
+        title, seconds, "CPU s", TREE_TARGET, "lower", name, peer, peer / seconds, 1, "target is the ratio; ours bins the rows too"
+    )
     yield Figure(f"value of the {title}", mine, "reward", None, "higher", name, theirs, mine / theirs)
 
 
