@@ -92,19 +92,21 @@ def boosted(
     least: int = 20,
     shrink: float = 5.0,
     patience: int = 12,
+    weight: np.ndarray | None = None,
 ) -> Trees:
     """Boosted trees of `y` f64[n]; rows in `held` bool[n] stop it: the number of trees is the one that predicts them best, maybe none.
 
-    `least` rows a leaf; `shrink`: a leaf's mean counts n / (n + shrink).
+    `weight` f64[n] of rows, by default one; `least` of them a leaf; `shrink`: a leaf's mean counts n / (n + shrink).
     """
-    train = (~held).astype(np.float64)
+    weight = np.ones(len(y)) if weight is None else weight / weight.mean()
+    train = np.where(held, 0.0, weight)
     base = float(np.average(y, weights=train))
-    residual, grown, losses = y - base, [], [float(np.mean((y[held] - base) ** 2))]
+    residual, grown, losses = y - base, [], [float(np.mean(weight[held] * (y[held] - base) ** 2))]
     for _ in range(rounds):
         feature, threshold, value, node = _tree(rows, residual * train, train, depth=depth, least=least, shrink=shrink)
         residual = residual - rate * value[node]
         grown.append((feature, threshold, rate * value))
-        losses.append(float(np.mean(residual[held] ** 2)))
+        losses.append(float(np.mean(weight[held] * residual[held] ** 2)))
         if len(losses) - 1 - int(np.argmin(losses)) >= patience:
             break
     kept = grown[: int(np.argmin(losses))]

@@ -10,12 +10,26 @@ import pyarrow.csv
 import pytest
 import typer.testing
 import yaml
+from sklearn.linear_model import LinearRegression
 
 from bandits.__main__ import app
+from bandits.errors import ExperimentError
 from bandits.personalise.black_box import LEARNERS, black_box
 from bandits.personalise.boosting import binned, boosted, edges_of, predicted
 from bandits.personalise.judge import mean_and_error
-from bandits.personalise.learners import Rows, crossed, doubly_robust, folds_of
+from bandits.personalise.learners import (
+    Boosted,
+    Ridge,
+    Rows,
+    crossed,
+    doubly_robust,
+    dr_learner,
+    folds_of,
+    r_learner,
+    s_learner,
+    t_learner,
+    x_learner,
+)
 from bandits.personalise.ridge import ridge
 from tests.bandits.experiments import made_up, real
 
@@ -80,6 +94,45 @@ def test_the_black_box_finds_who_needs_what_and_no_gain_where_there_is_none() ->
     assert gain > 0.85 * (truth.max(axis=1).mean() - truth.mean(axis=0).max())
     alike, _ = experiment(3_000, effect=0.0)
     assert np.ptp(black_box(alike).model(fresh.x).mean(axis=0)) < 0.2
+
+
+LEARNED = {
+    "s": s_learner(Boosted), "t": t_learner(Ridge), "x": x_learner(Ridge), "r": r_learner(Ridge),
+    "dr": dr_learner(Boosted, nuisance=t_learner(Ridge)), "r boosted": r_learner(Boosted),
+    "t of scikit-learn": t_learner(LinearRegression), "r of scikit-learn": r_learner(LinearRegression),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_every_learner_finds_who_gains_by_what(name: str) -> None:
+    """Effects of the second arm are 1 or -1, of the third a line; a learner of lines gets 0.64 of the variance of the first."""
+    rows, _ = experiment(4_000)
+    fresh, truth = experiment(1_000, seed=1)
+    said = LEARNED[name](rows)(fresh.x)
+    effects, wanted = said[:, 1:] - said[:, :1], truth[:, 1:] - truth[:, :1]
+    assert np.corrcoef(effects[:, 0], wanted[:, 0])[0, 1] > 0.7 and np.corrcoef(effects[:, 1], wanted[:, 1])[0, 1] > 0.8
+    assert np.all(np.abs((effects - wanted).mean(axis=0)) < 0.2)
+
+
+def test_rows_of_a_weight_count_so_often_in_a_ridge_and_in_trees() -> None:
+    rng = np.random.default_rng(8)
+    x, y, times = rng.normal(size=(300, 3)), rng.normal(size=300), rng.integers(1, 4, 300)
+    many = np.repeat(x, times, axis=0), np.repeat(y, times)
+    # More rows choose another penalty, so the same one is laid on both.
+    one, other = ridge(x, y + 20 * x[:, 0], weight=times.astype(float)), ridge(many[0], many[1] + 20 * many[0][:, 0])
+    np.testing.assert_allclose(one.weight, other.weight, rtol=1e-2, atol=1e-2)
+    held = np.arange(300) % 5 == 0
+    trees = [
+        boosted(binned(part[0], edges_of(x)), part[1] + 3 * (part[0][:, 0] > 0), held=where, weight=weight, shrink=1e-9, least=1, rounds=3)
+        for part, where, weight in (((x, y), held, times.astype(float)), (many, np.repeat(held, times), None))
+    ]
+    np.testing.assert_allclose(predicted(trees[0], x), predicted(trees[1], x), rtol=1e-6)
+
+
+def test_an_r_learner_asks_for_probabilities_that_are_alike() -> None:
+    rows, _ = experiment(300)
+    with pytest.raises(ExperimentError, match="differ between rows"):
+        r_learner(Ridge)(rows._replace(propensity=np.linspace(0.2, 0.5, 300)))
 
 
 def test_errors_of_means_are_clustered_as_sums_of_clusters() -> None:
