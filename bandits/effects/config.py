@@ -57,6 +57,8 @@ class EffectsFile(config.StrictModel):
     errors: ErrorsName | None = None
     #: Penalty of a ridge on the covariates (never on the arms), times the rows, >= 0; 0 = least squares.
     ridge: float = pydantic.Field(default=0.0, ge=0.0)
+    #: Numbers among the covariates become the means of so many quantile bins, 2..1000, for fewer cells; what that loses is printed.
+    bins: int | None = pydantic.Field(default=None, ge=2, le=1_000)
     #: Level of the intervals, in (0, 1).
     level: float = pydantic.Field(default=0.95, gt=0.0, lt=1.0)
 

@@ -44,6 +44,10 @@ class Design(NamedTuple):
             return (self.matrix.T @ self.matrix.multiply(weight[:, None])).toarray()
         return self.matrix.T @ (weight[:, None] * self.matrix)
 
+    def mean(self, weight: np.ndarray) -> np.ndarray:
+        """Weighted means of the columns as they were before shift and scale, f64[p]."""
+        return (self.matrix.T @ weight) / weight.sum() * self.scale + self.shift
+
     def raw(self) -> np.ndarray:
         """T of b_raw = T b: coefficients of the columns as they were before shift and scale, f64[p, p]."""
         back = np.diag(1.0 / self.scale)

@@ -21,6 +21,7 @@ __all__ = [
     "Fitted",
     "SegmentOf",
     "as_codes",
+    "binned",
     "check_arms",
     "check_outcome",
     "compressed",
@@ -60,11 +61,12 @@ class SegmentOf(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A regression of one outcome on some cells, with what it was fitted on."""
+    """A regression of one outcome on some cells, with what it was fitted on; `columns_mean` f64[p] weighted means of its raw columns."""
 
     fit: Fit
     cells: Cells
     dropped: tuple[Dropped, ...]
+    columns_mean: np.ndarray
 
 
 def experiment_of(table: pa.Table, file: EffectsFile) -> Experiment:
@@ -108,7 +110,8 @@ def fitted(experiment: Experiment, file: EffectsFile, cells: Cells, names: Seque
     """
     equations = equations_of(experiment, file, cells)
     kinds = file.error_kinds
-    return {name: Fitted(fit(equations, cells, name, errors=kinds), cells, equations.dropped) for name in names}
+    mean = equations.design.mean(equations.weight)
+    return {name: Fitted(fit(equations, cells, name, errors=kinds), cells, equations.dropped, mean) for name in names}
 
 
 def as_codes(found: Column) -> Column:
@@ -161,6 +164,24 @@ def _cells(experiment: Experiment, file: EffectsFile, kept: np.ndarray, names: S
         frequency=file.weights is not None and file.weights.kind == "frequency",
         cluster=None if experiment.cluster is None else experiment.cluster.values[kept].astype(np.int64),
     )
+
+
+def binned(experiment: Experiment, *, bins: int) -> tuple[Experiment, dict[str, float]]:
+    """The experiment with each number among its covariates replaced by the mean of its quantile bin; and the share of its variance lost."""
+    lossy, lost = {}, {}
+    for name, each in experiment.covariates.items():
+        if each.is_factor or name in experiment.modifiers:
+            lossy[name] = each
+            continue
+        known = each.values[~each.missing]
+        edges = np.unique(np.quantile(known, np.linspace(0.0, 1.0, bins + 1)[1:-1]))
+        code = np.searchsorted(edges, each.values, side="left")
+        means = np.bincount(code[~each.missing], known, len(edges) + 1) / np.maximum(
+            np.bincount(code[~each.missing], minlength=len(edges) + 1), 1
+        )
+        lossy[name] = each._replace(values=means[code])
+        lost[name] = float(np.mean((known - means[code[~each.missing]]) ** 2) / max(float(known.var()), np.finfo(np.float64).tiny))
+    return experiment._replace(covariates=lossy), lost
 
 
 def segments_of(experiment: Experiment, cells: Cells) -> Iterator[tuple[SegmentOf, Cells]]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from bandits.effects.cells import Cells
 from bandits.effects.config import EffectsFile
-from bandits.effects.estimate import Experiment, Fitted, check_arms, check_outcome, compressed, experiment_of, fitted, segments_of
+from bandits.effects.estimate import Experiment, Fitted, binned, check_arms, check_outcome, compressed, experiment_of, fitted, segments_of
 from bandits.effects.fit import Dropped
 from bandits.effects.received import received_line
 from bandits.effects.sample import Sample
@@ -23,9 +23,12 @@ def effects_report(table: pa.Table, file: EffectsFile) -> dict[str, Any]:
     Raises ExperimentError where the whole cannot be estimated; a segment that cannot says why in its place.
     """
     kind = file.error_kind
-    experiment = experiment_of(table, file)
+    exact = experiment_of(table, file)
+    experiment, lost = (exact, {}) if file.bins is None else binned(exact, bins=file.bins)
     names = experiment.arms.levels or ()
     outcomes = [item for part in compressed(experiment, file) for item in _outcomes(experiment, file, *part)]
+    if file.bins is not None:
+        _say_what_was_lost(outcomes, effects_report(table, file.model_copy(update={"bins": None, "segments": ()})), lost)
     order = {name: at for at, name in enumerate(file.outcomes)}
     return {
         "data": file.data,
@@ -54,6 +57,16 @@ def _outcomes(experiment: Experiment, file: EffectsFile, cells: Cells, sample: S
         }
 
 
+def _say_what_was_lost(outcomes: list[dict[str, Any]], exact: dict[str, Any], lost: dict[str, float]) -> None:
+    """Beside each outcome: the share of each covariate's variance that bins lose, and what they make of every error."""
+    whole = {item["outcome"]: {line["arm"]: line for line in item["effects"]} for item in exact["outcomes"]}
+    cells = {item["outcome"]: item["cells"] for item in exact["outcomes"]}
+    for item in outcomes:
+        lines = whole[item["outcome"]]
+        inflation = {line["arm"]: line["standard_error"] / lines[line["arm"]]["standard_error"] - 1.0 for line in item["effects"]}
+        item["lossy"] = {"cells_without_bins": cells[item["outcome"]], "information_lost": lost, "error_inflation": inflation}
+
+
 def _segment(experiment: Experiment, file: EffectsFile, part: Any, name: str) -> dict[str, Any]:
     segment, cells = part
     head = {"segment": segment.name, "level": segment.level, "rows": int(cells.rows.sum())}
@@ -78,11 +91,29 @@ def _effects(experiment: Experiment, file: EffectsFile, found: Fitted, name: str
         "control_mean": float(np.average(sums.mean[control], weights=sums.weight[control])),
         "control_rows": int(found.cells.rows[control].sum()),
         "effects": main,
+        "means": _means(experiment, file, found, name),
         **({"interactions": products} if products else {}),
         **({"clusters": found.fit.clusters} if file.cluster else {}),
         "coefficients": [coefficient_line(file, found, column) for column in found.fit.names if column not in arms],
         "dropped_columns": [_dropped(each) for each in found.dropped],
     }
+
+
+def _means(experiment: Experiment, file: EffectsFile, found: Fitted, name: str) -> list[dict[str, Any]]:
+    """What the outcome would be if everybody had each arm: the model averaged over these rows, with delta-method errors."""
+    weights = found.columns_mean.copy()
+    names, arms, kind = found.fit.names, experiment.arms.levels or (), file.error_kind
+    places = {arm: names.index(arm) for arm in arms if arm in names}
+    # Modifiers are centred, so their products with an arm that everybody has are zero on average.
+    weights[[at for at, column in enumerate(names) if any(column.startswith(f"{arm} x ") for arm in places)]] = 0.0
+    lines = []
+    for arm in [arms[experiment.control], *places]:
+        for other, place in places.items():
+            weights[place] = float(other == arm)
+        value, error = found.fit.combined(weights, kind)
+        interval = list(found.fit.interval(value, error, kind, level=file.level))
+        lines.append({"arm": arm, "mean": value, "standard_error": error, "interval": interval})
+    return lines
 
 
 def coefficient_line(file: EffectsFile, found: Fitted, column: str) -> dict[str, Any]:

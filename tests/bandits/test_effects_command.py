@@ -141,6 +141,39 @@ def test_a_collinear_covariate_is_left_out_by_name(tmp_path: Path) -> None:
     assert effects(tmp_path, config)["y"]["dropped_columns"] == [{"column": "months", "because": "collinear", "of": ["age"]}]
 
 
+def test_means_under_each_arm_are_predictions_averaged_over_all_rows(tmp_path: Path) -> None:
+    table = made_up()
+    config = {
+        "data": write(tmp_path, table),
+        "treatment": "arm",
+        "control": "control",
+        "outcomes": "y",
+        "covariates": ["age", "place"],
+        "modifiers": "age",
+    }
+    found = {line["arm"]: line for line in effects(tmp_path, config)["y"]["means"]}
+    arm, age, place, y = (table[name].to_numpy() for name in ("arm", "age", "place", "y"))
+    old = age - age.mean()
+
+    def design(arm: np.ndarray) -> np.ndarray:
+        call, letter = arm == "call", arm == "letter"
+        return np.column_stack([np.ones(600), call, letter, old, call * old, letter * old, place == "farm", place == "town"]).astype(float)
+
+    wanted = regression(design(arm), y)
+    for name in ("control", "call", "letter"):
+        mean = design(np.full(600, name)).mean(axis=0)
+        error = np.sqrt(mean @ wanted.covariance["hc1"] @ mean)
+        np.testing.assert_allclose((found[name]["mean"], found[name]["standard_error"]), (mean @ wanted.coefficient, error), rtol=1e-8)
+
+
+def test_bins_say_what_they_lose_and_32_of_them_cost_the_e_mails_less_than_one_percent(tmp_path: Path) -> None:
+    covariates = ["recency", "history", "mens", "womens", "newbie", "zip_code", "channel"]
+    lossy = effects(tmp_path, hillstrom(outcomes="visit", covariates=covariates, bins=32))["visit"]
+    assert lossy["cells"] < 0.6 * lossy["lossy"]["cells_without_bins"]
+    assert 0.0 < lossy["lossy"]["information_lost"]["history"] < 0.05 and lossy["lossy"]["information_lost"]["mens"] < 1e-12
+    assert all(abs(each) < 0.01 for each in lossy["lossy"]["error_inflation"].values())
+
+
 def taken(effect: float, *, seed: int = 4) -> pa.Table:
     """Those who would do better anyway take the treatment more often; taking it adds 2."""
     rng = np.random.default_rng(seed)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from bandits.effects.bootstrap import bootstrapped
 from bandits.effects.cells import compress, grouped
 from bandits.effects.design import assembled, factor_part, intercept, number_part
 from bandits.effects.fit import ErrorKind, Fit, fit, normal
@@ -106,6 +107,21 @@ def test_columns_that_say_nothing_are_dropped_by_name() -> None:
         ("one", "constant", ()),
     ]
     assert found.design.names == ("intercept", "year")
+
+
+def test_a_bootstrap_on_cells_has_the_spread_of_robust_errors() -> None:
+    """Fixed key; 400 draws estimate a deviation to 3.5 %: at 18 % a false alarm has probability 1e-6."""
+    rounded = np.round(Y)
+    cells = compress({"year": YEAR, "y": rounded}, {"y": rounded})
+    w = cells.sums["y"].weight
+    design = assembled([intercept(cells.size), number_part("year", cells.columns["year"], w)])
+    drawn = bootstrapped(cells, design, "y", draws=400, rng=np.random.default_rng(3))
+    found = fit(normal(design, w), cells, "y", errors=("hc0",))
+    np.testing.assert_allclose(drawn.std(axis=0) / found.error("hc0"), 1.0, atol=0.18)
+    np.testing.assert_allclose(drawn.mean(axis=0), found.coefficient, atol=5 * found.error("hc0")[1] * 2_005 / 20)
+    with pytest.raises(ExperimentError, match="varies within a cell"):
+        mixed = compress({"year": YEAR}, {"y": Y})
+        bootstrapped(mixed, design, "y", draws=1, rng=np.random.default_rng(0))
 
 
 def test_no_more_rows_than_columns_are_refused() -> None:
