@@ -139,7 +139,7 @@ def check(seed: int, config: JoinConfig) -> None:
     assert played.latest() == wanted
     assert whole.latest() == wanted
     joinable = sum(event.WhichOneof("kind") != "heartbeat" for log in logs.values() for event in log)
-    assert sum(played.state.counts.values()) == sum(whole.state.counts.values()) == joinable - len(wanted)
+    assert sum(played.state.counts.get(0, {}).values()) == sum(whole.state.counts.get(0, {}).values()) == joinable - len(wanted)
 
 
 @given(seed=st.integers(0, 2**32))
