@@ -46,9 +46,9 @@ def attribute(rewards: pl.DataFrame, *, places: pl.DataFrame, outcomes: pl.DataF
     by_action = places.unique(["row", "placed"], keep="first").select("row", action="placed", found="slot", found_us="seen_us")
     by_slate = places.group_by("row").agg(slate_us=pl.col("seen_us").min())
     resolved = by_slot.join(by_action, on=["row", "action"], how="left").join(by_slate, on="row", how="left").with_columns(_fault())
-    inside = resolved.select(inside=_inside())["inside"]
-    outside = resolved.filter(~inside & resolved["credit"].is_null())["partition"]
-    inside = resolved.filter(inside)
+    in_time = resolved.select(in_time=_inside())["in_time"]
+    outside = resolved.filter(~in_time & resolved["credit"].is_null())["partition"]
+    inside = resolved.filter(in_time)
     standing = inside.filter(pl.col("fault").is_null())
     slot = pl.when(~pl.col("for_slate")).then(pl.coalesce("slot", "found")).alias("slot")
     direct = inside.filter(pl.col("credit").is_null())
