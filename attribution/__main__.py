@@ -28,6 +28,7 @@ from attribution.housekeeping import expire as expire_tables
 from attribution.kafka_source import KafkaSource
 from attribution.lint import lint as lint_files
 from attribution.membership import Membership
+from attribution.memory import keep_freed_memory
 from attribution.metrics import serve_metrics
 from attribution.producer import EventProducer
 from attribution.settings import JoinConfig, config_parts, load_join_config
@@ -104,6 +105,7 @@ def run(
     client = _Client(bootstrap, settings=_settings(kafka), prefix=prefix)
     opened = _source(source, logs=logs, client=client, members=client.members(group, name=member, session_s=session_s))
     total = _Total()
+    keep_freed_memory()
     try:
         worker = Worker(opened, out=out, config=config)
         if metrics_address is not None:

@@ -90,7 +90,7 @@ _IDENTITY = ("partition", "decision_id")
 _LIMITS = ("window_us", "provisional_us", "late_us", "hold_us", "credit_rule")
 _NEW_COLUMNS = ("kind", "fault", *_DECISION_COLUMNS[:8], *_LIMITS, "key", "task_row", "place", "unforgotten")
 # Decisions are forgotten when at least this share of those held can be.
-_GONE_SHARE = 0.2
+_GONE_SHARE = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
