@@ -24,13 +24,13 @@ from attribution.dead_letters import dead_letters as letters_of
 from attribution.embedded_source import EmbeddedSource
 from attribution.errors import AttributionError
 from attribution.housekeeping import compact, delete_unit
-from attribution.housekeeping import expire as expire_tables
 from attribution.kafka_source import KafkaSource
 from attribution.lint import lint as lint_files
 from attribution.membership import Membership
 from attribution.memory import keep_freed_memory
 from attribution.metrics import serve_metrics
 from attribution.producer import EventProducer
+from attribution.retention import Broker, Cuts, expire_all
 from attribution.settings import JoinConfig, config_parts, load_join_config
 from attribution.sources import Source
 from attribution.status import landed_events, needed_since_us, report
@@ -267,18 +267,30 @@ def expire(
     tasks: Tasks = Path("configs/tasks"),
     events_days: Annotated[float, typer.Option(help="Age at which landed events go, days.", min=0.0)] = 30.0,
     observations_days: Annotated[float, typer.Option(help="Age at which observations go, days.", min=0.0)] = 400.0,
+    logs: Annotated[
+        Path | None, typer.Option("--logs", help="Directory of the server's logs: let go of landed segments too.", metavar="DIR")
+    ] = None,
+    logs_days: Annotated[float, typer.Option(help="Age at which segments of the logs go, days.", min=0.0)] = 14.0,
+    bootstrap: Annotated[
+        str | None,
+        typer.Option("--bootstrap", help="Address of the broker: let go of landed and derived records too.", metavar="ADDRESS"),
+    ] = None,
+    topics_days: Annotated[float, typer.Option(help="Age at which records of the topics go, days.", min=0.0)] = 14.0,
+    kafka: KafkaSettings = None,
+    prefix: Prefix = "",
+    wait_s: Annotated[
+        float, typer.Option(help="Time for the joiner to land what the broker holds, before --logs are looked at, seconds.", min=0.0)
+    ] = 30.0,
     apply: Annotated[bool, typer.Option("--apply", help="Do it; without this, say what would go.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let go of events and observations by age; the account stays closed. A dry run unless --apply is given."""
-    now_us, day_us = time.time_ns() // 1_000, 86_400 * 1_000_000
-    cuts = {
-        "events_before_us": now_us - round(events_days * day_us),
-        "observations_before_us": now_us - round(observations_days * day_us),
-    }
+    """Let go of events, observations, log segments and topic records by age; the account stays closed. A dry run unless --apply."""
+    now_us, client = time.time_ns() // 1_000, _Client(bootstrap, settings=_settings(kafka), prefix=prefix)
+    cuts = Cuts(*(now_us - round(days * 86_400e6) for days in (events_days, observations_days, logs_days, topics_days)))
     held_since_us = needed_since_us(out, config=load_join_config(tasks))
-    found = expire_tables(out, **cuts, held_since_us=held_since_us, apply=apply)
-    _print({**dataclasses.asdict(found), "applied": apply}, as_json)
+    broker = Broker(client.address, prefix=prefix, settings=client.settings) if bootstrap else None
+    found = expire_all(out, cuts=cuts, held_since_us=held_since_us, logs=logs, broker=broker, wait_s=wait_s, apply=apply)
+    _print({**found, "applied": apply}, as_json)
 
 
 @app.command("compact")
