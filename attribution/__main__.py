@@ -35,6 +35,8 @@ from attribution.settings import JoinConfig, config_parts, load_join_config
 from attribution.sources import Source
 from attribution.status import landed_events, needed_since_us, report
 from attribution.topics import ensure_topics
+from attribution.unit_feature_build import FeatureRequest, build_unit_features
+from attribution.unit_feature_store import features_folder
 from attribution.watermarks import FINAL_US
 from attribution.worker import Progress, Worker, run_worker
 from protos.command import print_config, refusing, until_signalled
@@ -244,6 +246,35 @@ def query(
         Console().print(table)
 
 
+@app.command("unit-features")
+@refusing(AttributionError, ProtosError)
+def unit_features_command(
+    out: Out = Path("var/joined"),
+    tenant: Annotated[str, typer.Option(help="Tenant whose units are told of.")] = DEFAULT_TENANT,
+    signals: Annotated[
+        list[str] | None, typer.Option("--signal", help="Name of a signal; repeatable. Default: all that have landed.", metavar="NAME")
+    ] = None,
+    windows_days: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--window-days", help="Length of a window, days; repeatable. Default: 1, 7 and 30. Events must be kept longer.", min=1e-5
+        ),
+    ] = None,
+    at_us: Annotated[
+        int | None, typer.Option(help="The windows end before this time, microseconds since the epoch; default: the watermark.", min=1)
+    ] = None,
+    last_default: Annotated[float, typer.Option(help="Last value of a signal that was not there.")] = 0.0,
+    keep: Annotated[int, typer.Option(help="Versions that stay, the new one among them.", min=1)] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Publish counts, sums and last values of signals by unit, as a new version of the table that a server holds in memory."""
+    days = windows_days or [1.0, 7.0, 30.0]
+    request = FeatureRequest(tenant, signals or [], [length * 86_400.0 for length in days], last_default, at_us)
+    made = build_unit_features(out, request, now_us=time.time_ns() // 1_000, keep=keep)
+    folder = features_folder(out, tenant) / made.version
+    _print({"version": made.version, "units": made.rows, "columns": [one.name for one in made.columns], "folder": str(folder)}, as_json)
+
+
 @app.command("delete-unit")
 @refusing(AttributionError)
 def delete_unit_command(
@@ -255,7 +286,7 @@ def delete_unit_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a unit: from both tables, their history, and every later run and backfill."""
+    """Delete a unit: from both tables, their history, the unit features, and every later run and backfill."""
     now_us = time.time_ns() // 1_000
     _print(dict(delete_unit(out, tenant=tenant, unit_id=unit, until_us=until_us or now_us, now_us=now_us)), as_json)
 

@@ -1,7 +1,9 @@
 """Exactly once over both tables: stopped at every point and started again, the rows are those of one undisturbed run."""
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import deltalake
@@ -17,7 +19,7 @@ from attribution.sources import Fetched, Offsets, Partition
 from attribution.status import report
 from attribution.tables import OBSERVATIONS_DIR, open_table
 from attribution.watermarks import FINAL_US
-from attribution.worker import Worker
+from attribution.worker import Progress, Worker, run_worker
 from protos.events_pb2 import Event
 from protos.observation_reader import latest_revisions, observed_watermark_us, revisions_since
 from tests.attribution.event_kit import append_log, decision, finals, heartbeat, impression, join_config, reward
