@@ -161,6 +161,8 @@ class PlainReaders:
         self._new_request_id = new_request_id
         self._places = {head: holder for holder in holders.values() for head in task_heads(holder.rules)}
         self._readers: dict[bytes, PlainReader] = {}
+        # How the last request began; one that begins alike is of the same task.
+        self._last = b"\0"
 
     def one(self, data: bytes) -> SelectRequest | PlainRequest:
         """The request of a serialised SelectRequest. Raises DecodeError."""
@@ -176,23 +178,25 @@ class PlainReaders:
         return [plain or message for plain, message in zip(found, messages, strict=True)] if found else messages
 
     def _plain(self, data: bytes, span: Span) -> PlainRequest | None:
-        start = span.start
+        start, begun = span.start, self._last
         try:
-            at = _behind_text(data, start) if data[start] == _TENANT[0] else start
-            at = _behind_text(data, at)
-            reader = self._reader(data[start:at])
-            return reader.read(data, span, at, self._new_request_id) if reader is not None else None
+            if not data.startswith(begun, start):
+                at = _behind_text(data, start) if data[start] == _TENANT[0] else start
+                begun = data[start : _behind_text(data, at)]
+            reader = self._reader(begun)
+            return reader.read(data, span, start + len(begun), self._new_request_id) if reader is not None else None
         except (IndexError, UnicodeDecodeError):
             return None
 
-    def _reader(self, begin: bytes) -> PlainReader | None:
+    def _reader(self, begun: bytes) -> PlainReader | None:
         """Of the task that is named so, by its rules of this moment."""
-        holder = self._places.get(begin)
+        holder = self._places.get(begun)
         if holder is None:
             return None
-        found = self._readers.get(begin)
+        self._last = begun
+        found = self._readers.get(begun)
         if found is None or found.rules is not holder.rules:
-            found = self._readers[begin] = PlainReader(holder.rules)
+            found = self._readers[begun] = PlainReader(holder.rules)
         return found
 
 

@@ -32,6 +32,7 @@ from serving.heartbeats import Heartbeats, heartbeat_event
 from serving.idempotency import RequestMemory
 from serving.log_health import LogHealth
 from serving.metrics import Metrics, Watched
+from serving.request_ids import RequestIds
 from serving.servicer import Servicer, result
 from serving.shipping import Lag, Shipper, kafka_producer, lag_of
 from serving.snapshots import SnapshotHolder, SnapshotWatch
@@ -201,7 +202,7 @@ class Server:
             holders=self._holders,
             append=self._append_decisions,
             memory=RequestMemory(entries=self._config.remembered_requests),
-            new_request_id=_new_id,
+            new_request_id=RequestIds(),
             fall_back=self._config.on_log_full == "fallback",
             observer=self.metrics,
         )
