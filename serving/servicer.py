@@ -28,7 +28,7 @@ from serving.wire import head, length_delimited
 __all__ = ["BATCH_REQUESTS", "Servicer", "result"]
 
 # Unary requests that are decided together, at most: more in a batch makes none of them cheaper.
-GATHERED = 64
+GATHERED = 16
 # Requests that a SelectBatch may hold.
 BATCH_REQUESTS = 1024
 
