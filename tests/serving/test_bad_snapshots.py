@@ -115,7 +115,6 @@ SEALED: dict[str, Callable[[Files], Files]] = {
     "weights that are NaN": lambda files: {**files, WEIGHTS: files[WEIGHTS][:-8] + np.array(np.nan).tobytes()},
     "no weights": without(WEIGHTS),
     "no golden requests": without("golden.safetensors"),
-    "a file too many": lambda files: {**files, "more.safetensors": files[WEIGHTS]},
 }
 
 
@@ -139,7 +138,7 @@ def test_a_manifest_that_is_none_of_ours_is_refused(name: str, offered: tuple[Of
     assert refused(offered, *resealed(offered[3], **MANIFESTS[name]))
 
 
-def test_links_and_renamed_files_are_refused(offered: tuple[Offered, SnapshotHolder, str, Files]) -> None:
+def test_links_and_renamed_and_further_files_are_refused(offered: tuple[Offered, SnapshotHolder, str, Files]) -> None:
     _, _, digest, files = offered
 
     def link(folder: Path) -> None:
@@ -149,6 +148,7 @@ def test_links_and_renamed_files_are_refused(offered: tuple[Offered, SnapshotHol
     assert "plain file" in refused(offered, digest, files, link)
     assert refused(offered, digest, files, lambda folder: (folder / WEIGHTS).rename(folder / "weights.safetensors") and None)
     assert refused(offered, "f" * 64, files)
+    assert "more.safetensors" in refused(offered, digest, {**files, "more.safetensors": files[WEIGHTS]})
 
 
 def test_the_checker_takes_a_sound_snapshot_for_one(offered: tuple[Offered, SnapshotHolder, str, Files]) -> None:
