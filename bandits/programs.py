@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 # Requests a call. A larger batch is cut; padding wastes less than the next call would cost (measured: 40 us a call, 7 us a decision).
-BATCH_BUCKETS = (1, 8, 16, 32, 64, 256)
+BATCH_BUCKETS = (1, 8, 32, 64, 256)
 # Where nobody waits for a single answer: one program for logs of every length, since compiling another costs a second or two.
 OFFLINE_BUCKETS = BATCH_BUCKETS[-1:]
 _FEWEST_CANDIDATES = 8

@@ -71,7 +71,8 @@ class World(NamedTuple):
         """Our server on a log of its own."""
         command = [sys.executable, "-m", "serving", "serve", "--tasks", str(self.folder / "tasks"), "--store", str(self.folder / "store")]
         command += ["--logs", str(self.folder / f"logs-{name}"), "--address", "127.0.0.1:0", "--threads", str(threads)]
-        return Pinned([*command, "--compilation-cache", str(self.folder / "xla"), *flags], core=self.core)
+        # Kept between runs: a cold start compiles for a minute.
+        return Pinned([*command, "--compilation-cache", str(ROOT / ".bench" / "xla"), *flags], core=self.core)
 
     def echo(self, *, threads: int) -> Pinned:
         """The no-op echo."""
