@@ -81,7 +81,7 @@ def _graded(share: np.ndarray, length: jax.Array, even: jax.Array) -> tuple[jax.
 
 
 def _finest(scale: jax.Array, z: jax.Array) -> jax.Array:
-    """The smallest scale of the arms that matter: those whose upper end is not below; `z` of each at the lower end. 1 where there is none."""
+    """The smallest scale of the arms that matter, whose upper end is not below; `z` of each at the lower end. 1 where there is none."""
     finest = jnp.min(jnp.where(z <= _TAIL, scale, jnp.inf))
     return jnp.where(jnp.isfinite(finest), finest, jnp.ones_like(finest))
 

@@ -30,10 +30,10 @@ def random_problems(ratio: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return mean, scale, mask
 
 
-def reference_of_all(mean: np.ndarray, scale: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def reference_of_all(mean: np.ndarray, scale: np.ndarray, mask: np.ndarray, *, per_arm: int = 2001) -> np.ndarray:
     expected = np.zeros_like(mean)
     for row, arms in enumerate(mask):
-        expected[row, arms] = win_probability_reference(mean[row, arms], scale[row, arms])
+        expected[row, arms] = win_probability_reference(mean[row, arms], scale[row, arms], per_arm=per_arm)
     assert np.abs(expected.sum(axis=1) - 1.0).max() < 1e-10, "the reference itself does not add up"
     return expected
 
@@ -54,11 +54,11 @@ def test_200_random_problems_agree_with_the_reference(ratio: float, bound: float
 def test_twenty_narrow_arms_beside_a_wide_one_agree_with_the_reference(ratio: float, bound: float) -> None:
     """A new action among known ones. (Gauss-Legendre nodes on the whole range, 64 of them, were off by 1e-3 at 10 and by 2e-2 at 100.)"""
     rng = np.random.default_rng(1)
-    scale = np.ones((50, 21))
+    scale = np.ones((12, 21))
     scale[:, -1] = ratio
-    mean = rng.normal(size=(50, 21)) * np.where(scale > 1.0, scale, rng.choice([0.0, 0.3, 1.0], (50, 1)))
+    mean = rng.normal(size=(12, 21)) * np.where(scale > 1.0, scale, rng.choice([0.0, 0.3, 1.0], (12, 1)))
     every = np.ones_like(mean, bool)
-    np.testing.assert_allclose(batched(mean, scale, every), reference_of_all(mean, scale, every), rtol=0, atol=bound)
+    np.testing.assert_allclose(batched(mean, scale, every), reference_of_all(mean, scale, every, per_arm=201), rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize(("ratio", "bound"), [(30.0, 1e-4), (100.0, 1e-3)])
