@@ -187,25 +187,33 @@ def latency(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
     """p99 with Poisson arrivals at half of capacity, from the intended send time."""
     with world.server("open", threads=16) as server:
         capacity = world.load(server, "Select", "one", seconds=seconds, shape=(4, 8)).rate
-        body = (world.folder / "one").read_bytes()[5:]
-        runs = [
-            open_loop(server.address, SERVICE + "Select", body, rate=capacity / 2, seconds=seconds, core=world.load_core)
-            for _ in range(rounds)
-        ]
-        note = f"capacity {capacity:.0f}/s; failed {sum(run.failed for run in runs)}; p50 {np.median([run.p50_ms for run in runs]):.2f} ms"
-        p99 = float(np.median([run.p99_ms for run in runs]))
-        yield Figure("Select, p99 at half of capacity, open loop", p99, "ms", 5.0, "lower", None, None, None, rounds, note)
+        about = f"capacity {capacity:.0f}/s; "
+        yield _p99(world, server, "Select", "one", rate=capacity / 2, rounds=rounds, seconds=seconds, about=about)
 
 
 def assignment(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
     """p99 of Assign, which is a hash alone, at 2,000 a second."""
     with world.server("assign", threads=16) as server:
-        body = (world.folder / "assign").read_bytes()[5:]
-        runs = [
-            open_loop(server.address, SERVICE + "Assign", body, rate=2_000, seconds=seconds, core=world.load_core) for _ in range(rounds)
+        yield _p99(world, server, "Assign", "assign", rate=2_000.0, rounds=rounds, seconds=seconds)
+
+
+def _p99(world: World, server: Any, method: str, body: str, *, rate: float, rounds: int, seconds: int, about: str = "") -> Figure:
+    """Beside the echo's at the same rate, by the same sender: what is not the server's."""
+    data = (world.folder / body).read_bytes()[5:]
+    with world.echo(threads=4) as echo:
+        pairs = [
+            [
+                open_loop(one.address, SERVICE + name, data, rate=rate, seconds=seconds, core=world.load_core)
+                for one, name in ((server, method), (echo, "Select"))
+            ]
+            for _ in range(rounds)
         ]
-        p99, note = float(np.median([run.p99_ms for run in runs])), f"failed {sum(run.failed for run in runs)}"
-        yield Figure("Assign, p99 at 2,000/s, open loop", p99, "ms", 5.0, "lower", None, None, None, rounds, note)
+    mine, theirs = zip(*pairs, strict=True)
+    note = f"{about}p50 {np.median([run.p50_ms for run in mine]):.2f} ms; failed {sum(run.failed for run in mine)}"
+    note += f"; p99 by round: {_spread([run.p99_ms for run in mine])}"
+    values = [float(np.median([run.p99_ms for run in runs])) for runs in (mine, theirs)]
+    title = f"{method}, p99 at {rate:.0f}/s, open loop"
+    return Figure(title, values[0], "ms", 5.0, "lower", "no-op echo, same sender", values[1], values[1] / values[0], rounds, note)
 
 
 def reloads(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
