@@ -28,7 +28,7 @@ import yaml
 from peers.figures import Figure, printed
 from peers.open_loop import open_loop
 from peers.serving_load import Load, Pinned, cores, framed, h2load
-from peers.serving_peers import PEERS, peer_servers
+from peers.serving_peers import PEERS, Peer, peer_server
 
 from bandits.catalog import build
 from bandits.config import TaskPolicy, parse_task
@@ -262,21 +262,23 @@ def restarts(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
 
 def peers(world: World, *, rounds: int, seconds: int, names: Sequence[str]) -> Iterator[Figure]:
     """Other stacks on the same request and core, each with Vowpal Wabbit behind it."""
-    with world.server("peers", threads=32) as server, contextlib.ExitStack() as running:
-        others = peer_servers(running, names, folder=ROOT / ".bench" / "serving", scratch=world.folder, core=world.core)
-        for name, (peer, fault) in others.items():
-            if peer is None:
-                yield Figure(f"Select beside {name}", 0.0, "requests/s", PEERS[name].target, "higher", name, None, None, 0, fault)
-                continue
-            ratios, theirs = [], []
-            for _ in range(rounds):
-                mine = world.load(server, "Select", "one", seconds=seconds, shape=(4, 8)).rate
-                other = peer.load(core=world.load_core, seconds=seconds).rate
-                ratios.append(mine / other)
-                theirs.append(other)
-            ratio, rate = float(np.median(ratios)), float(np.median(theirs))
-            title = f"Select beside {name}"
-            yield Figure(title, ratio * rate, "requests/s", PEERS[name].target, "higher", peer.title, rate, ratio, rounds, _spread(ratios))
+    with world.server("peers", threads=32) as server:
+        for name in names:
+            with peer_server(name, folder=ROOT / ".bench" / "serving", scratch=world.folder, core=world.core) as (peer, fault):
+                yield _beside_peer(world, server, name, peer, fault, rounds=rounds, seconds=seconds)
+
+
+def _beside_peer(world: World, server: Any, name: str, peer: Peer | None, fault: str, *, rounds: int, seconds: int) -> Figure:
+    title, target = f"Select beside {name}", PEERS[name].target
+    if peer is None:
+        return Figure(title, 0.0, "requests/s", target, "higher", name, None, None, 0, fault)
+    ratios, mine, theirs = [], [], []
+    for _ in range(rounds):
+        mine.append(world.load(server, "Select", "one", seconds=seconds, shape=(4, 8)).rate)
+        theirs.append(peer.load(core=world.load_core, seconds=seconds).rate)
+        ratios.append(mine[-1] / theirs[-1])
+    value, rate, ratio = float(np.median(mine)), float(np.median(theirs)), float(np.median(ratios))
+    return Figure(title, value, "requests/s", target, "higher", peer.title, rate, ratio, rounds, f"ratio by round: {_spread(ratios)}")
 
 
 def _rate(load: Load) -> float:
