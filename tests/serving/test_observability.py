@@ -153,6 +153,7 @@ except ZeroDivisionError:
     assert "ZeroDivisionError: division by zero" in second["exception"]
 
 
+@pytest.mark.slow
 def test_the_servers_own_lines_are_json_where_that_is_wished(tmp_path: Path, tasks: Path, compilation_cache: Path) -> None:
     (tmp_path / "tasks").mkdir()
     # The task whose policy compiles at once.
