@@ -1,7 +1,7 @@
 """Features of units as a versioned, read-only table: attribution writes it, the server holds the newest version in memory.
 
     <folder>/latest                          name of the newest version, as text; replaced in one step
-    <folder>/<version>/features.parquet      one row a unit: unit_id, a float64 a feature (none null), first_time_us (the oldest signal in it)
+    <folder>/<version>/features.parquet      one row a unit: unit_id, a float64 a feature (none null), first_time_us (of its oldest signal)
     <folder>/<version>/manifest.json         UnitFeaturesManifest
 
 A folder belongs to one tenant. A version never changes after it has appeared: its name is the time up to which it counts and the digest of
