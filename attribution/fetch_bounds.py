@@ -43,8 +43,9 @@ class Room:
 
     @property
     def full(self) -> bool:
-        """No further message is to be asked for."""
-        return min(dataclasses.astuple(self._left)) <= 0
+        """No further message is to be asked for: one as large as the largest would not fit, and what is left costs a seek."""
+        left, least = self._left, Size(max(self.largest.events, 1), max(self.largest.size_bytes, 1))
+        return left.records < 1 or left.events < least.events or left.size_bytes < least.size_bytes
 
     @property
     def chunk(self) -> int:
