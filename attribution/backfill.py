@@ -50,7 +50,7 @@ def backfill_landed(landed: Path, *, out: Path, config: JoinConfig, within: Time
     everything = underived_events(events_table, landed_offsets=offsets, derived={})
     events = within.of(erase(everything, read_deletions(landed)))
     deriver = Deriver(_empty_table(out), partitions=partitions, config=config)
-    return Progress(events.height, deriver.derive(events, offsets=offsets))
+    return Progress(events.height, deriver.derive(events, offsets=offsets).rows)
 
 
 def backfill_source(
@@ -72,13 +72,13 @@ def backfill_source(
     events, rows = 0, 0
     quiet = 0
     while any(deriver.offsets.get(partition, 0) < end for partition, end in ends.items()) and quiet < _QUIET_FETCHES:
-        raws, offsets = source.fetch(deriver.offsets)
+        raws, offsets, _ = source.fetch(deriver.offsets)
         if offsets == deriver.offsets:
             quiet += 1
             continue
         quiet = 0
         frame = within.of(erase(decode(raws), erased))
-        done = Progress(frame.height, deriver.derive(frame, offsets=offsets))
+        done = Progress(frame.height, deriver.derive(frame, offsets=offsets).rows)
         events, rows = events + done.events, rows + done.rows
         on_progress(done)
     return Progress(events, rows)

@@ -1,6 +1,6 @@
 """What stands in the two tables, as one report: the account of the decisions, the counts of the events, watermark, damage and lag."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import polars as pl
 from attribution.accounting import ACCOUNT_COLUMNS, account
 from attribution.admission import REASONS
 from attribution.events import DAMAGE, EVENT_SCHEMA, UNDECODABLE
+from attribution.freshness import freshness_of_commits
 from attribution.join import COUNTS
 from attribution.positions import LaneMarks, read_derived, read_landed, read_marks
 from attribution.settings import JoinConfig
@@ -16,7 +17,10 @@ from attribution.sources import Offsets, Partition
 from attribution.tables import EVENTS_DIR, OBSERVATIONS_DIR, PositionedTable, open_table, text
 from attribution.watermarks import partition_watermark, stale_sources
 
-__all__ = ["landed_events", "needed_since_us", "report"]
+# Freshness is that of the newest commits.
+_FRESH_COMMITS = 100
+
+__all__ = ["done_offsets", "landed_events", "needed_since_us", "report", "watermark_us"]
 
 
 def report(out: Path, *, config: JoinConfig, ends: Offsets | None = None) -> dict[str, Any]:
@@ -38,6 +42,7 @@ def report(out: Path, *, config: JoinConfig, ends: Offsets | None = None) -> dic
         "quarantined_reasons": dict(standing.reasons),
         "closes": standing.closes,
         "rows": joined.len(),
+        "freshness": freshness_of_commits(observations.history(_FRESH_COMMITS))._asdict(),
         "events": _event_counts(marks),
         "damage": _damage(events),
         "partitions": [_partition(number, lane) for number, lane in marks.items()],
@@ -52,9 +57,21 @@ def landed_events(out: Path) -> pl.DataFrame:
 
 def needed_since_us(out: Path, *, config: JoinConfig) -> int:
     """The join may still need events since this time, microseconds since the epoch. Raises TableError."""
+    return watermark_us(out) - config.memory_us
+
+
+def watermark_us(out: Path) -> int:
+    """Everything before this has come, in every partition, microseconds since the epoch; 0 before the first event. Raises TableError."""
     observations, events = (open_table(out / name, schema=None) for name in (OBSERVATIONS_DIR, EVENTS_DIR))
-    marks = [partition_watermark(read_marks(observations.position, p.number).watermarks) for p in _partitions(events)]
-    return min(marks, default=0) - config.memory_us
+    return min((partition_watermark(read_marks(observations.position, p.number).watermarks) for p in _partitions(events)), default=0)
+
+
+def done_offsets(out: Path, partitions: Iterable[Partition]) -> Offsets:
+    """Offset before which everything is both landed and derived; partitions of which nothing is are left out. Raises TableError."""
+    asked = list(partitions)
+    derived = read_derived(open_table(out / OBSERVATIONS_DIR, schema=None).position, asked)
+    landed = read_landed(open_table(out / EVENTS_DIR, schema=None).position, asked)
+    return {partition: min(landed.get(partition, 0), offset) for partition, offset in derived.items()}
 
 
 def _partitions(events: PositionedTable) -> list[Partition]:

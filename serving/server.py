@@ -30,7 +30,9 @@ from serving.engine import Engine
 from serving.errors import ServingError
 from serving.heartbeats import Heartbeats, heartbeat_event
 from serving.idempotency import RequestMemory
+from serving.log_health import LogHealth
 from serving.metrics import Metrics, Watched
+from serving.request_ids import RequestIds
 from serving.servicer import Servicer, result
 from serving.shipping import Lag, Shipper, kafka_producer, lag_of
 from serving.snapshots import SnapshotHolder, SnapshotWatch
@@ -83,6 +85,7 @@ class Server:
         self._decisions = self._log(logs / DECISIONS, stamp_decision)
         self._feedback = self._log(logs / FEEDBACK, stamp_append)
         self._health = health.HealthServicer()
+        self._log_health = LogHealth(self._log_changed)
         self.metrics = Metrics(now_us=now_us)
         self._shippers = {name: self._shipper(logs / name) for name in (DECISIONS, FEEDBACK) if config.bootstrap and part.ships}
         self._guards = {name: self._guard(logs / name) for name in (DECISIONS, FEEDBACK)}
@@ -90,7 +93,7 @@ class Server:
         self._metrics_server: Any = None
         #: Where Prometheus may ask, or empty.
         self.metrics_address = ""
-        self._drained = False
+        self._ready = self._drained = False
         self._threads: list[SnapshotWatch | Heartbeats] = []
         self._grpc = self._grpc_server()
         self.port = self._bind()
@@ -115,8 +118,9 @@ class Server:
             _logger.info("task %s: warm after %.1f s, %s decides", key[1], time.monotonic() - started_s, holder.served.deciding.digest)
         self._threads = [
             SnapshotWatch(list(self._holders.values()), poll_s=self._config.poll_s, jitter_s=self._config.reload_jitter_s),
-            Heartbeats(self._decisions, every_s=self._config.heartbeat_s, now_us=now_us),
+            Heartbeats(self._decisions, append=self._append_heartbeat, every_s=self._config.heartbeat_s, now_us=now_us),
         ]
+        self._ready = True
         self._set_health(_SERVING)
 
     def drain(self) -> None:
@@ -198,7 +202,7 @@ class Server:
             holders=self._holders,
             append=self._append_decisions,
             memory=RequestMemory(entries=self._config.remembered_requests),
-            new_request_id=_new_id,
+            new_request_id=RequestIds(),
             fall_back=self._config.on_log_full == "fallback",
             observer=self.metrics,
         )
@@ -206,8 +210,21 @@ class Server:
         return Servicer(engine, append_feedback=self._append_feedback, latest_us=lambda: now_us() + ahead_us)
 
     def _append_decisions(self, bodies: Sequence[bytes]) -> None:
-        self._guards[DECISIONS].check()
-        self._decisions.append_decisions(bodies)
+        with self._log_health.watched():
+            self._guards[DECISIONS].check()
+            self._decisions.append_decisions(bodies)
+
+    def _append_heartbeat(self, events: Sequence[Event]) -> None:
+        """An idle server learns by its heartbeats that the log takes records again. The bounds are for decisions: a heartbeat is small, and
+        is needed most while nothing else is said."""
+        with self._log_health.watched():
+            self._decisions.append(events)
+            self._guards[DECISIONS].check()
+
+    def _log_changed(self, takes: bool) -> None:
+        """While the log takes nothing, callers are sent elsewhere, unless this server has fallbacks for them."""
+        if self._ready and self._config.on_log_full == "refuse":
+            self._set_health(_SERVING if takes else _NOT_SERVING)
 
     def _append_feedback(self, events: Sequence[Event]) -> None:
         self._guards[FEEDBACK].check()
@@ -237,9 +254,9 @@ def _methods(servicer: Servicer) -> dict[str, Method | Stream]:
     """The calls of the service by full name."""
     messages = policy_pb2
     return {
-        f"/{_SERVICE}/Select": Method(messages.SelectRequest.FromString, servicer.select),
-        f"/{_SERVICE}/SelectBatch": Method(messages.SelectBatchRequest.FromString, servicer.select_batch),
-        f"/{_SERVICE}/SelectStream": Stream(messages.SelectRequest.FromString, servicer.select_or_say, result),
+        f"/{_SERVICE}/Select": Method(servicer.read, servicer.select),
+        f"/{_SERVICE}/SelectBatch": Method(servicer.read_batch, servicer.select_batch),
+        f"/{_SERVICE}/SelectStream": Stream(servicer.read, servicer.select_or_say, result),
         f"/{_SERVICE}/Assign": Method(messages.AssignRequest.FromString, servicer.assign),
         f"/{_SERVICE}/Feedback": Method(messages.FeedbackRequest.FromString, servicer.feedback),
         f"/{_SERVICE}/GetPolicy": Method(messages.GetPolicyRequest.FromString, servicer.get_policy),

@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import jax
@@ -27,11 +27,13 @@ from serving.errors import NotReady, SnapshotNotServed
 from serving.fields import shown
 from serving.tasks import Shapes, TaskRules
 
-__all__ = ["Served", "SnapshotHolder", "SnapshotWatch", "SourceOfSnapshots", "warm_program"]
+__all__ = ["WHOLE", "Served", "SnapshotHolder", "SnapshotWatch", "SourceOfSnapshots", "warm_program"]
 
 _logger = logging.getLogger(__name__)
 # A snapshot that failed to load is tried again after 1, 2, 4, ... polls, at most so many.
 _MOST_POLLS_BETWEEN = 64
+#: The arm of everyone, where no promotion is staged.
+WHOLE = whole()
 
 
 class SourceOfSnapshots(Protocol):
@@ -70,7 +72,7 @@ class Served(NamedTuple):
     def assigned(self, *, task: str, unit_id: str) -> tuple[LoadedPolicy, Assignment]:
         """Who decides for a unit, and in which arm it is. The kill switch ends an experiment."""
         if self.kill_switch or self.challenger is None:
-            return self.deciding, whole()
+            return self.deciding, WHOLE
         assignment = assign(task=task, unit_id=unit_id, split=self.split)
         return (self.challenger if assignment.arm == CHALLENGER_ARM else self.champion), assignment
 
@@ -123,7 +125,9 @@ class SnapshotHolder:
         served = Served(champion, self._load_if_sound(pointer.previous), baseline, self._source.kill_switch)
         challenger = self._load_if_sound(pointer.challenger)
         self._served = served._replace(challenger=challenger, split=pointer.split if challenger else None)
-        warm_program(self.rules.policy.spec, self.rules.shapes)
+        own = self.rules.policy.spec
+        if all(policy is None or policy.manifest.spec != own for policy in (champion, served.previous, baseline, challenger)):
+            warm_program(own, self.rules.shapes)
 
     def refresh(self) -> bool:
         """One look at the store; true if something else decides now. A failure leaves what serves in charge."""
@@ -202,22 +206,35 @@ def _without_ended_stage(served: Served, pointer: Pointer) -> Served:
 class SnapshotWatch:
     """A thread that looks at the store of every task, each `poll_s` seconds and a random part of `jitter_s` more."""
 
-    def __init__(self, holders: Sequence[SnapshotHolder], *, poll_s: float, jitter_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        holders: Sequence[SnapshotHolder],
+        *,
+        poll_s: float,
+        jitter_s: float = 0.0,
+        spread: Callable[[], float] | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """`spread`: numbers in [0, 1) that set several servers apart; nothing is drawn from them for a decision. `stop`: what is waited on
+        between two looks."""
         self._holders = holders
         self._poll_s, self._jitter_s = poll_s, jitter_s
-        # Nothing that is drawn for a decision: it only spreads the reloads of several servers.
-        self._spread = random.Random()
-        self._stop = threading.Event()
+        self._spread = spread or random.Random().random
+        self._stop = stop or threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshot-watch", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Ends the thread; a load that runs is waited for."""
         self._stop.set()
+        self.join()
+
+    def join(self) -> None:
+        """Waits until the thread has ended."""
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._poll_s + self._jitter_s * self._spread.random()):
+        while not self._stop.wait(self._poll_s + self._jitter_s * self._spread()):
             for holder in self._holders:
                 self._look(holder)
 

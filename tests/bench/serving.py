@@ -1,6 +1,6 @@
 """Benchmark of serving: one JSON object a line with --json, else a line of text a figure.
 
-    python tests/bench/serving.py --json [--only unary,batch,open,assign,peers] [--rounds 5] [--seconds 3] [--no-peers]
+    python tests/bench/serving.py --json [--only throughput,open,assign,restarts,reloads,peers] [--rounds 5] [--seconds 3] [--no-peers]
 
 A request of 1.7 KB: 32 context features, 20 candidates with 16 features each, a slate of three with its propensities, logged before the
 reply. Servers run on one core, the load (h2load, of nghttp2) on another; rounds alternate between ours and what it is compared with.
@@ -15,6 +15,8 @@ import contextlib
 import functools
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +28,7 @@ import yaml
 from peers.figures import Figure, printed
 from peers.open_loop import open_loop
 from peers.serving_load import Load, Pinned, cores, framed, h2load
-from peers.serving_peers import PEERS, peer_servers
+from peers.serving_peers import PEERS, Peer, peer_server
 
 from bandits.catalog import build
 from bandits.config import TaskPolicy, parse_task
@@ -69,7 +71,8 @@ class World(NamedTuple):
         """Our server on a log of its own."""
         command = [sys.executable, "-m", "serving", "serve", "--tasks", str(self.folder / "tasks"), "--store", str(self.folder / "store")]
         command += ["--logs", str(self.folder / f"logs-{name}"), "--address", "127.0.0.1:0", "--threads", str(threads)]
-        return Pinned([*command, "--compilation-cache", str(self.folder / "xla"), *flags], core=self.core)
+        # Kept between runs: a cold start compiles for a minute.
+        return Pinned([*command, "--compilation-cache", str(ROOT / ".bench" / "xla"), *flags], core=self.core)
 
     def echo(self, *, threads: int) -> Pinned:
         """The no-op echo."""
@@ -106,17 +109,26 @@ def request(task: TaskPolicy) -> SelectRequest:
 
 
 def _publish(store: Store, task: TaskPolicy) -> None:
-    """Makes a policy the champion that has learned from 2,000 random rows."""
-    first = ensure_champion(store, task, now_us=1)
+    """Makes a policy the champion that has learned from 2,000 random rows, and keeps another beside it to reload."""
+    ensure_champion(store, task, now_us=1)
     policy, rng = build(task.spec), np.random.default_rng(0)
-    batch = Batch.of(
-        rng.normal(size=(2_000, CONTEXT)), rng.integers(0, 20, 2_000), rng.normal(size=2_000), features=rng.normal(size=(2_000, FEATURES))
-    )
-    about = {"schema_digest": task.schema.digest, "config_digest": task.config_digest, "kind": "change", "created_us": 2}
-    manifest = {"tenant": task.tenant, "task": task.name, "actions": task.schema.actions, **about}
-    digest = store.publish(Draft(spec=task.spec, state=jax.jit(policy.update)(policy.init(), batch), manifest=manifest))
-    verdict = {"decision": "promote", "challenger": digest, "champion": first.digest}
-    store.promote(digest, verdict=verdict, expected=first, now_us=3, actor="bench")
+    for created_us in (3, 2):
+        batch = Batch.of(
+            rng.normal(size=(2_000, CONTEXT)),
+            rng.integers(0, 20, 2_000),
+            rng.normal(size=2_000),
+            features=rng.normal(size=(2_000, FEATURES)),
+        )
+        about = {"schema_digest": task.schema.digest, "config_digest": task.config_digest, "kind": "change", "created_us": created_us}
+        manifest = {"tenant": task.tenant, "task": task.name, "actions": task.schema.actions, **about}
+        _promote(store, store.publish(Draft(spec=task.spec, state=jax.jit(policy.update)(policy.init(), batch), manifest=manifest)))
+
+
+def _promote(store: Store, digest: str) -> None:
+    pointer = store.champion()
+    assert pointer is not None
+    verdict = {"decision": "promote", "challenger": digest, "champion": pointer.digest}
+    store.promote(digest, verdict=verdict, expected=pointer, now_us=pointer.moved_us + 1, actor="bench")
 
 
 def checked(world: World, server: Any) -> None:
@@ -175,44 +187,98 @@ def latency(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
     """p99 with Poisson arrivals at half of capacity, from the intended send time."""
     with world.server("open", threads=16) as server:
         capacity = world.load(server, "Select", "one", seconds=seconds, shape=(4, 8)).rate
-        body = (world.folder / "one").read_bytes()[5:]
-        runs = [
-            open_loop(server.address, SERVICE + "Select", body, rate=capacity / 2, seconds=seconds, core=world.load_core)
-            for _ in range(rounds)
-        ]
-        note = f"capacity {capacity:.0f}/s; failed {sum(run.failed for run in runs)}; p50 {np.median([run.p50_ms for run in runs]):.2f} ms"
-        p99 = float(np.median([run.p99_ms for run in runs]))
-        yield Figure("Select, p99 at half of capacity, open loop", p99, "ms", 5.0, "lower", None, None, None, rounds, note)
+        about = f"capacity {capacity:.0f}/s; "
+        yield _p99(world, server, "Select", "one", rate=capacity / 2, rounds=rounds, seconds=seconds, about=about)
 
 
 def assignment(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
     """p99 of Assign, which is a hash alone, at 2,000 a second."""
     with world.server("assign", threads=16) as server:
-        body = (world.folder / "assign").read_bytes()[5:]
-        runs = [
-            open_loop(server.address, SERVICE + "Assign", body, rate=2_000, seconds=seconds, core=world.load_core) for _ in range(rounds)
+        yield _p99(world, server, "Assign", "assign", rate=2_000.0, rounds=rounds, seconds=seconds)
+
+
+def _p99(world: World, server: Any, method: str, body: str, *, rate: float, rounds: int, seconds: int, about: str = "") -> Figure:
+    """Beside the echo's at the same rate, by the same sender: what is not the server's."""
+    data = (world.folder / body).read_bytes()[5:]
+    with world.echo(threads=4) as echo:
+        pairs = [
+            [
+                open_loop(one.address, SERVICE + name, data, rate=rate, seconds=seconds, core=world.load_core)
+                for one, name in ((server, method), (echo, "Select"))
+            ]
+            for _ in range(rounds)
         ]
-        p99, note = float(np.median([run.p99_ms for run in runs])), f"failed {sum(run.failed for run in runs)}"
-        yield Figure("Assign, p99 at 2,000/s, open loop", p99, "ms", 5.0, "lower", None, None, None, rounds, note)
+    mine, theirs = zip(*pairs, strict=True)
+    note = f"{about}p50 {np.median([run.p50_ms for run in mine]):.2f} ms; failed {sum(run.failed for run in mine)}"
+    note += f"; p99 by round: {_spread([run.p99_ms for run in mine])}"
+    values = [float(np.median([run.p99_ms for run in runs])) for runs in (mine, theirs)]
+    title = f"{method}, p99 at {rate:.0f}/s, open loop"
+    return Figure(title, values[0], "ms", 5.0, "lower", "no-op echo, same sender", values[1], values[1] / values[0], rounds, note)
+
+
+def reloads(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
+    """p99 at half of capacity while a champion is reloaded every three seconds, beside p99 without; each run at least a minute or a part
+    of it that `seconds` gives."""
+    store, ratios, moves, failed = Store(world.folder / "store", "bench"), [], [], 0
+    with world.server("reloads", threads=16, flags=("--set", "poll_s=0.1")) as server:
+        capacity = world.load(server, "Select", "one", seconds=seconds, shape=(4, 8)).rate
+        body, length_s = (world.folder / "one").read_bytes()[5:], 20.0 * seconds
+        send = functools.partial(open_loop, server.address, SERVICE + "Select", body, rate=capacity / 2, core=world.load_core)
+        for _ in range(rounds):
+            quiet, stop = send(seconds=length_s / 3), threading.Event()
+            moving = threading.Thread(target=_reload_until, args=(store, stop, moves))
+            moving.start()
+            busy = send(seconds=length_s)
+            stop.set()
+            moving.join()
+            ratios.append(busy.p99_ms / quiet.p99_ms)
+            failed += busy.failed
+    note = f"{len(moves)} reloads; failed {failed}; by round: {_spread(ratios)}"
+    yield Figure("Select, p99 with reloads / without", float(np.median(ratios)), "x", 2.0, "lower", None, None, None, rounds, note)
+
+
+def _reload_until(store: Store, stop: threading.Event, moves: list[str]) -> None:
+    """Every three seconds the champion before becomes the champion again."""
+    while not stop.wait(3.0):
+        pointer = store.champion()
+        assert pointer is not None
+        _promote(store, pointer.previous)
+        moves.append(pointer.previous)
+
+
+def restarts(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
+    """From the start of a process to its first answer, on a cache of compiled programs that an earlier one has left."""
+    times = []
+    with world.server("restart", threads=16):
+        pass
+    for _ in range(rounds):
+        began_s = time.monotonic()
+        with world.server("restart", threads=16) as server:
+            times.append(time.monotonic() - began_s)
+            checked(world, server)
+    value, note = float(np.median(times)), f"by round: {_spread(times)}"
+    yield Figure("Restart to ready, warm cache", value, "s", 5.0, "lower", None, None, None, rounds, note)
 
 
 def peers(world: World, *, rounds: int, seconds: int, names: Sequence[str]) -> Iterator[Figure]:
     """Other stacks on the same request and core, each with Vowpal Wabbit behind it."""
-    with world.server("peers", threads=32) as server, contextlib.ExitStack() as running:
-        others = peer_servers(running, names, folder=ROOT / ".bench" / "serving", scratch=world.folder, core=world.core)
-        for name, (peer, fault) in others.items():
-            if peer is None:
-                yield Figure(f"Select beside {name}", 0.0, "requests/s", PEERS[name].target, "higher", name, None, None, 0, fault)
-                continue
-            ratios, theirs = [], []
-            for _ in range(rounds):
-                mine = world.load(server, "Select", "one", seconds=seconds, shape=(4, 8)).rate
-                other = peer.load(core=world.load_core, seconds=seconds).rate
-                ratios.append(mine / other)
-                theirs.append(other)
-            ratio, rate = float(np.median(ratios)), float(np.median(theirs))
-            title = f"Select beside {name}"
-            yield Figure(title, ratio * rate, "requests/s", PEERS[name].target, "higher", peer.title, rate, ratio, rounds, _spread(ratios))
+    with world.server("peers", threads=32) as server:
+        for name in names:
+            with peer_server(name, folder=ROOT / ".bench" / "serving", scratch=world.folder, core=world.core) as (peer, fault):
+                yield _beside_peer(world, server, name, peer, fault, rounds=rounds, seconds=seconds)
+
+
+def _beside_peer(world: World, server: Any, name: str, peer: Peer | None, fault: str, *, rounds: int, seconds: int) -> Figure:
+    title, target = f"Select beside {name}", PEERS[name].target
+    if peer is None:
+        return Figure(title, 0.0, "requests/s", target, "higher", name, None, None, 0, fault)
+    ratios, mine, theirs = [], [], []
+    for _ in range(rounds):
+        mine.append(world.load(server, "Select", "one", seconds=seconds, shape=(4, 8)).rate)
+        theirs.append(peer.load(core=world.load_core, seconds=seconds).rate)
+        ratios.append(mine[-1] / theirs[-1])
+    value, rate, ratio = float(np.median(mine)), float(np.median(theirs)), float(np.median(ratios))
+    return Figure(title, value, "requests/s", target, "higher", peer.title, rate, ratio, rounds, f"ratio by round: {_spread(ratios)}")
 
 
 def _rate(load: Load) -> float:
@@ -227,7 +293,7 @@ def main() -> None:
     """Runs what is asked for, and prints it as it comes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--only", default="throughput,open,assign,peers", help="parts to run, separated by commas")
+    parser.add_argument("--only", default="throughput,open,assign,restarts,reloads,peers", help="parts to run, separated by commas")
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds")
     parser.add_argument("--seconds", type=int, default=3, help="length of one load, seconds")
     parser.add_argument("--no-peers", action="store_true", help="install and run no peers")
@@ -235,6 +301,7 @@ def main() -> None:
     given = parser.parse_args()
     beside = functools.partial(peers, names=given.peers.split(","))
     parts: dict[str, Any] = {"throughput": throughput, "open": latency, "assign": assignment, "peers": beside}
+    parts |= {"restarts": restarts, "reloads": reloads}
     with tempfile.TemporaryDirectory() as scratch:
         world = world_in(Path(scratch))
         for part in given.only.split(","):
