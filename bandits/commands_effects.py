@@ -113,6 +113,12 @@ def _policies(report: dict[str, Any]) -> Table:
         low, high = each["gain_interval"]
         value = f"{each['value']:.6g}", f"{each['standard_error']:.4g}"
         table.add_row(name, *value, f"{each['gain']:.4g}", f"{each['gain_standard_error']:.4g}", f"{low:.4g} to {high:.4g}")
+    others = [("constrained", report["constrained"])] if "constrained" in report else []
+    others += [(f"weights {each['weights']}", each) for each in report.get("pareto", ())]
+    for name, each in others:
+        said = f"{name}, {'feasible' if each['feasible'] else 'NOT feasible'}"
+        value = f"{each['value']:.6g}", f"{each['standard_error']:.4g}"
+        table.add_row(escape(said), *value, f"{each['gain']:.4g}", f"{each['gain_standard_error']:.4g}", "")
     return table
 
 

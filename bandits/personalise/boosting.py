@@ -15,8 +15,10 @@ __all__ = ["Binned", "Trees", "binned", "boosted", "edges_of", "leaves", "predic
 MOST_BINS = 32
 # Places of the grid on which bins are looked up.
 _GRID = 2_048
-# Quantiles of so many rows are right to 0.1 % of the rows, a thirtieth of a bin.
-_SAMPLED = 200_000
+# Quantiles of so many rows are right to 0.2 % of the rows, a fifteenth of a bin.
+_SAMPLED = 50_000
+# Rows that are coded at once, so that what lies between stays in the cache.
+_BLOCK = 1 << 15
 
 
 class Binned(NamedTuple):
@@ -44,22 +46,36 @@ def edges_of(x: np.ndarray, *, most: int = MOST_BINS) -> tuple[np.ndarray, ...]:
 def binned(x: np.ndarray, edges: Sequence[np.ndarray]) -> Binned:
     """Rows f64[n, d] in the bins of `edges`."""
     codes = np.empty((x.shape[1], len(x)), np.uint8)
-    for at, each in enumerate(edges):
-        codes[at] = _coded(each, np.ascontiguousarray(x[:, at]))
+    grids = [_grid(each) for each in edges]
+    for start in range(0, len(x), _BLOCK):
+        block = np.ascontiguousarray(x[start : start + _BLOCK].T)
+        for at, (grid, values) in enumerate(zip(grids, block, strict=True)):
+            codes[at, start : start + _BLOCK] = _coded(grid, values)
     return Binned(codes, tuple(edges))
 
 
-def _coded(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """How many edges lie below each value: looked up on an even grid, then moved on while an edge is passed (as `searchsorted`, faster)."""
-    if len(values) < _GRID or len(edges) < 2:
-        return np.searchsorted(edges, values, side="left")
-    low, step = edges[0], (edges[-1] - edges[0]) / _GRID
-    first = np.searchsorted(edges, low + step * np.arange(_GRID + 1), side="left")
-    place = np.clip((values - low) / step, 0, _GRID).astype(np.int32)
-    # A place of the grid may be one too far by rounding, so begin one edge early.
-    found = np.maximum(first[place] - 1, 0)
-    bounded = np.append(edges, np.inf)
-    while np.any(passed := values > bounded[found]):
+class _Grid(NamedTuple):
+    """Even places over the edges: `first` i64[G + 1] a bin at or before that of each place; `bounded` the edges and infinity."""
+
+    low: float
+    step: float
+    first: np.ndarray
+    bounded: np.ndarray
+
+
+def _grid(edges: np.ndarray) -> _Grid:
+    if len(edges) < 2:
+        return _Grid(0.0, 1.0, np.zeros(1, np.int64), np.append(edges, np.inf))
+    low, step = float(edges[0]), float(edges[-1] - edges[0]) / _GRID
+    # A place may be one too far by rounding, so begin one edge early.
+    first = np.maximum(np.searchsorted(edges, low + step * np.arange(_GRID + 1), side="left") - 1, 0)
+    return _Grid(low, step, first, np.append(edges, np.inf))
+
+
+def _coded(grid: _Grid, values: np.ndarray) -> np.ndarray:
+    """How many edges lie below each value: looked up, then moved on while an edge is passed (as `searchsorted`, faster)."""
+    found = grid.first[np.clip((values - grid.low) / grid.step, 0, len(grid.first) - 1).astype(np.int32)]
+    while np.any(passed := values > grid.bounded[found]):
         found += passed
     return found
 

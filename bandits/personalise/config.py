@@ -5,7 +5,24 @@ import pydantic
 from bandits.effects.config import Names, listed
 from protos import config
 
-__all__ = ["PersonaliseFile"]
+__all__ = ["Guardrail", "PersonaliseFile"]
+
+
+class Guardrail(config.StrictModel):
+    """What an outcome may not fall below: a number, or an arm's mean less a margin."""
+
+    #: The mean of the outcome, in its own unit.
+    at_least: float | None = None
+    #: The arm whose mean it may not fall below.
+    arm: str | None = None
+    #: By how much it may, >= 0.
+    margin: float = pydantic.Field(default=0.0, ge=0.0)
+
+    @pydantic.model_validator(mode="after")
+    def _one_bound(self) -> "Guardrail":
+        if (self.at_least is None) == (self.arm is None):
+            raise ValueError("give `at_least` or `arm`, one of the two")
+        return self
 
 
 class PersonaliseFile(config.StrictModel):
@@ -28,6 +45,12 @@ class PersonaliseFile(config.StrictModel):
     seed: int = pydantic.Field(default=0, ge=0)
     #: Column of clusters; the errors of values and gains are then clustered.
     cluster: str | None = None
+    #: Bounds by outcome; an outcome that is only guarded has weight 0 under `outcomes`. A bound holds if its lower 95 % bound does.
+    guardrails: dict[str, Guardrail] = pydantic.Field(default_factory=dict)
+    #: Most that a unit may cost on average, in the unit of the costs.
+    budget: float | None = None
+    #: Other weights of the outcomes, for a table of what they would give.
+    pareto: tuple[dict[str, float], ...] = ()
     #: Depth of the deepest tree, 1..4.
     depth: int = pydantic.Field(default=3, ge=1, le=4)
     #: Fewest rows of a leaf; by default 1 % of the rows that train, at least 20.

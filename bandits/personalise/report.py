@@ -10,6 +10,7 @@ import scipy.special
 from bandits.personalise.black_box import LEARNERS, BlackBox, black_box
 from bandits.personalise.boosting import binned, edges_of
 from bandits.personalise.config import PersonaliseFile
+from bandits.personalise.constrained import check_constraints, constrained_report
 from bandits.personalise.experiment import Logged, logged
 from bandits.personalise.judge import Gain, Judged, Judging, judged, mean_and_error
 from bandits.personalise.learners import Rows, doubly_robust
@@ -31,6 +32,7 @@ class Personalised(NamedTuple):
 def personalised(table: pa.Table, file: PersonaliseFile, *, said: Callable[[str], None] = lambda step: None) -> Personalised:
     """Learns and scores. Raises ExperimentError where the experiment allows neither."""
     data = logged(table, file)
+    check_constraints(data, file)
     rows = Rows(data.x, data.utility, data.arm, data.propensity, len(data.arms))
     learned = black_box(rows.at(data.train), said=said)
     least = file.least_leaf or max(20, len(data.train) // 100)
@@ -64,6 +66,7 @@ def personalise_report(found: Personalised, file: PersonaliseFile) -> dict[str, 
         "trees": [
             {"depth": at + 1, **_line(data, each), **_kept(each, box), **_words(data, tree)} for at, (tree, each) in enumerate(trees)
         ],
+        **(constrained_report(data, file, judging) if file.guardrails or file.pareto or file.budget is not None else {}),
         "verdict": _verdict(data.arms[judging.best], box, [each for _, each in trees]),
         "doubts": list(data.doubts),
     }

@@ -81,7 +81,7 @@ def _grown(rows: Binned, gains: np.ndarray, *, depth: int, least: int) -> tuple[
     if depth == 0 or n < 2 * least:
         return leaf
     codes = rows.codes
-    roots = _single(rows, codes, gains, least) if depth == 1 else _roots(rows, codes, gains, least=least)
+    roots = _single(rows, codes, gains, least) if depth == 1 else _roots(rows, codes, gains, depth=depth, least=least)
     tried = 1 if depth <= 2 or n > _TRIED_ROWS else _TRIED
     found = [leaf]
     for root in roots[:tried]:
@@ -109,14 +109,18 @@ def _single(rows: Binned, codes: np.ndarray, gains: np.ndarray, least: int) -> l
     return sorted((split for split in best if np.isfinite(split.value)), key=lambda split: -split.value)
 
 
-def _roots(rows: Binned, codes: np.ndarray, gains: np.ndarray, *, least: int) -> list[Split]:
+def _roots(rows: Binned, codes: np.ndarray, gains: np.ndarray, *, depth: int, least: int) -> list[Split]:
     """Roots of depth-2 trees, the best of each feature and more, by what the best two splits below make of them."""
     features = [at for at, edges in enumerate(rows.edges) if len(edges)]
     pairs = list(itertools.combinations_with_replacement(features, 2))
     n = codes.shape[1]
     if n > _SCREENED and len(pairs) > 2 * _ROOTS * _PARTNERS:
         every = np.arange(0, n, n // _SCREENED + 1)
-        pairs = _promising(rows, codes[:, every], gains[:, every], pairs, max(least * len(every) // n, 1))
+        some, least_of_them = (codes[:, every], gains[:, every]), max(least * len(every) // n, 1)
+        if depth > 2:
+            # What follows below is searched anew, so a root that is best on a sample will do.
+            return _ranked(_searched(rows, *some, pairs, least_of_them))
+        pairs = _promising(rows, *some, pairs, least_of_them)
     return _ranked(_searched(rows, codes, gains, pairs, least))
 
 

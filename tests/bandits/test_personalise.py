@@ -179,6 +179,21 @@ def test_costs_and_weights_of_outcomes_move_values_and_policies(tmp_path: Path) 
     assert call[0] - call[1] == pytest.approx(10.0)
 
 
+@pytest.mark.slow
+def test_a_guardrail_and_a_budget_are_kept_at_a_price_and_other_weights_are_tabled(tmp_path: Path) -> None:
+    """What helps y hurts z = 2 - y, so a bound on z costs y; without one the best policy breaks it."""
+    table = made_up(2_000)
+    bound = {"outcomes": {"y": 1.0, "z": 0.0}, "costs": {"call": 0.1, "letter": 0.1}}
+    asked = {"guardrails": {"z": {"arm": "control", "margin": 0.3}}, "pareto": [{"y": 1.0}, {"z": 1.0}]}
+    found = report(tmp_path, table, **bound, **asked)
+    kept, (first, second) = found["constrained"], found["pareto"]
+    assert kept["kept_on_held_out_rows"] and kept["multipliers"]["z"] > 0.0
+    assert kept["guardrails"][0]["slack"] > -2 * kept["guardrails"][0]["standard_error"]
+    assert not first["feasible"] and second["feasible"] and second["value"] < kept["value"] < first["value"]
+    cheap = report(tmp_path, table, **bound, budget=0.05)["constrained"]
+    assert cheap["cost"] <= 0.055 and cheap["feasible"] == (cheap["cost"] <= 0.05) and cheap["value"] > found["uniform"][1]["value"]
+
+
 def test_the_halves_are_those_of_numpy_and_missing_covariates_are_kept(tmp_path: Path) -> None:
     table = made_up(1_001)
     ages = np.where(np.arange(1_001) % 7 == 0, np.nan, table["age"].to_numpy())
@@ -247,6 +262,8 @@ BAD: list[tuple[str, pa.Table, dict[str, Any], list[str]]] = [
     ("probabilities beyond one", TABLE, {"propensities": {"call": 0.9, "letter": 0.5, "control": 0.5}}, ["propensities", "sum to one"]),
     ("an unknown arm's cost", TABLE, {"costs": {"cal": 1.0}}, ["costs", "did you mean `call`"]),
     ("no weight at all", TABLE, {"outcomes": {"y": 0.0}}, ["outcomes", "no outcome has a weight"]),
+    ("a guardrail of both kinds", TABLE, {"guardrails": {"y": {"at_least": 1.0, "arm": "call"}}}, ["guardrails.y", "one of the two"]),
+    ("a guardrail of an unknown outcome", TABLE, {"guardrails": {"q": {"at_least": 1.0}}}, ["guardrails", "'q' is no outcome"]),
     ("an unknown key", TABLE, {"propensity": "p"}, ["propensity", "did you mean `propensities`"]),
 ]
 
