@@ -16,7 +16,9 @@ from bandits.personalise.boosting import Binned, leaves
 __all__ = ["PolicyTree", "arms_of_rows", "grown", "simplified"]
 
 # Beyond so many rows the pairs of features are screened on a sample, and the best of them are searched on all rows.
-_SCREENED = 80_000
+_SCREENED = 50_000
+# Bins of a feature beyond which it is screened on coarser ones.
+_MANY = 16
 # Root features, and partners of each, that stay after screening.
 _ROOTS, _PARTNERS = 4, 2
 # Roots that a deeper tree tries, best look-ahead first, while rows are few enough to afford it.
@@ -97,6 +99,13 @@ def _at(rows: Binned, chosen: np.ndarray) -> Binned:
     return rows._replace(codes=rows.codes[:, chosen])
 
 
+def _coarse(rows: Binned) -> Binned:
+    """Four bins in one, of features that have many: enough to tell which pairs are worth a closer look."""
+    shifts = [2 if len(edges) >= _MANY else 0 for edges in rows.edges]
+    edges = tuple(each[3::4] if shift else each for each, shift in zip(rows.edges, shifts, strict=True))
+    return Binned(rows.codes >> np.array(shifts, np.uint8)[:, None], edges)
+
+
 def _single(rows: Binned, codes: np.ndarray, gains: np.ndarray, least: int) -> list[Split]:
     """The best single split, if there is any."""
     best: list[Split] = []
@@ -116,11 +125,12 @@ def _roots(rows: Binned, codes: np.ndarray, gains: np.ndarray, *, depth: int, le
     n = codes.shape[1]
     if n > _SCREENED and len(pairs) > 2 * _ROOTS * _PARTNERS:
         every = np.arange(0, n, n // _SCREENED + 1)
-        some, least_of_them = (codes[:, every], gains[:, every]), max(least * len(every) // n, 1)
+        some, least_of_them = _at(rows, every), max(least * len(every) // n, 1)
+        coarse = _coarse(some)
+        pairs = _promising(coarse, coarse.codes, gains[:, every], pairs, least_of_them)
         if depth > 2:
             # What follows below is searched anew, so a root that is best on a sample will do.
-            return _ranked(_searched(rows, *some, pairs, least_of_them))
-        pairs = _promising(rows, *some, pairs, least_of_them)
+            return _ranked(_searched(some, some.codes, gains[:, every], pairs, least_of_them))
     return _ranked(_searched(rows, codes, gains, pairs, least))
 
 
