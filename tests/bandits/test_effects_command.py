@@ -174,6 +174,39 @@ def test_bins_say_what_they_lose_and_32_of_them_cost_the_e_mails_less_than_one_p
     assert all(abs(each) < 0.01 for each in lossy["lossy"]["error_inflation"].values())
 
 
+def panel(*, seed: int = 6) -> pa.Table:
+    """60 units in four periods; those treated gain 1 in period 2 and 2 in period 3, and were better by 3 before."""
+    rng = np.random.default_rng(seed)
+    unit, period = np.repeat(np.arange(60), 4), np.tile(np.arange(4), 60)
+    treated = unit % 2
+    y = 3.0 * treated + 0.5 * period + treated * np.maximum(period - 1, 0) + rng.normal(size=60)[unit] + 0.3 * rng.normal(size=240)
+    return pa.table({"treated": treated, "unit": unit, "period": period, "post": (period >= 2) * 1, "y": y})
+
+
+def test_a_difference_in_differences_is_the_product_of_arm_and_period_clustered_by_unit(tmp_path: Path) -> None:
+    table = panel()
+    config = {"data": write(tmp_path, table), "treatment": "treated", "outcomes": "y", "modifiers": "post", "cluster": "unit"}
+    (line,) = effects(tmp_path, config)["y"]["interactions"]
+    treated, post, unit, y = (table[name].to_numpy().astype(float) for name in ("treated", "post", "unit", "y"))
+    means = [[y[(treated == arm) & (post == when)].mean() for when in (0, 1)] for arm in (0, 1)]
+    wanted = regression(np.column_stack([np.ones(240), treated, post, treated * post]), y, cluster=unit)
+    np.testing.assert_allclose(line["effect"], means[1][1] - means[1][0] - means[0][1] + means[0][0], rtol=1e-8)
+    np.testing.assert_allclose(line["standard_error"], np.sqrt(wanted.covariance["cluster"][3, 3]), rtol=1e-8)
+
+
+def test_effects_over_time_are_products_with_periods_or_segments_by_them(tmp_path: Path) -> None:
+    config = {"data": write(tmp_path, panel()), "treatment": "treated", "outcomes": "y", "cluster": "unit"}
+    found = effects(tmp_path, config | {"modifiers": "C(period)", "segments": "period"})["y"]
+    grown = {line["arm"]: line["effect"] for line in found["interactions"]}
+    assert [round(grown[f"1 x C(period)={period}"]) for period in (1, 2, 3)] == [0, 1, 2]
+    assert [round(part["effects"][0]["effect"] - found["segments"][0]["effects"][0]["effect"]) for part in found["segments"]] == [
+        0,
+        0,
+        1,
+        2,
+    ]
+
+
 def taken(effect: float, *, seed: int = 4) -> pa.Table:
     """Those who would do better anyway take the treatment more often; taking it adds 2."""
     rng = np.random.default_rng(seed)
