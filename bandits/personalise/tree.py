@@ -88,7 +88,8 @@ def _grown(rows: Binned, gains: np.ndarray, *, depth: int, least: int) -> tuple[
     found = [leaf]
     for root in roots[:tried]:
         right = codes[root.feature] > root.bin
-        parts = (_grown(_at(rows, side), gains[:, side], depth=depth - 1, least=least) for side in (~right, right))
+        sides = (np.flatnonzero(side) for side in (~right, right))
+        parts = (_grown(_at(rows, side), gains.take(side, axis=1), depth=depth - 1, least=least) for side in sides)
         values, trees = zip(*parts, strict=True)
         threshold = float(rows.edges[root.feature][root.bin])
         found.append((sum(values), _joined(root.feature, threshold, *trees)))
@@ -96,7 +97,7 @@ def _grown(rows: Binned, gains: np.ndarray, *, depth: int, least: int) -> tuple[
 
 
 def _at(rows: Binned, chosen: np.ndarray) -> Binned:
-    return rows._replace(codes=rows.codes[:, chosen])
+    return rows._replace(codes=rows.codes.take(chosen, axis=1))
 
 
 def _coarse(rows: Binned) -> Binned:

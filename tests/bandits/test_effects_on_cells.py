@@ -7,6 +7,7 @@ from bandits.effects.bootstrap import bootstrapped
 from bandits.effects.cells import compress, grouped
 from bandits.effects.design import assembled, factor_part, intercept, number_part
 from bandits.effects.fit import ErrorKind, Fit, fit, normal
+from bandits.effects.ridge_path import ridge_path
 from bandits.errors import ExperimentError
 from tests.bandits.effects_reference import regression
 
@@ -107,6 +108,18 @@ def test_columns_that_say_nothing_are_dropped_by_name() -> None:
         ("one", "constant", ()),
     ]
     assert found.design.names == ("intercept", "year")
+
+
+def test_a_ridge_path_is_the_ridge_of_each_penalty() -> None:
+    cells = compress({"year": YEAR, "code": CODES}, {"y": Y})
+    w = cells.sums["y"].weight
+    year, code = number_part("year", cells.columns["year"], w), factor_part("code", cells.columns["code"], LEVELS)
+    design, penalised = assembled([intercept(cells.size), year, code]), np.array([False, True, False, True, True])
+    path = ridge_path(normal(design, w), cells, "y", penalties=[0.0, 0.01, 3.0], penalised=penalised)
+    for penalty, coefficient in zip([0.0, 0.01, 3.0], path, strict=True):
+        alone = fit(normal(design, w, penalty=penalty, penalised=penalised), cells, "y", errors=("hc0",))
+        np.testing.assert_allclose(coefficient, alone.coefficient, rtol=1e-8)
+    assert abs(path[2, 1]) < abs(path[0, 1])
 
 
 def test_a_bootstrap_on_cells_has_the_spread_of_robust_errors() -> None:
