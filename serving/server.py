@@ -31,7 +31,8 @@ from serving.errors import ServingError
 from serving.heartbeats import Heartbeats, heartbeat_event
 from serving.idempotency import RequestMemory
 from serving.metrics import Metrics, Watched
-from serving.servicer import Servicer, result
+from serving.native import Limits, NativeServer, gathered
+from serving.servicer import GATHERED, Servicer, result
 from serving.shipping import Lag, Shipper, kafka_producer, lag_of
 from serving.snapshots import SnapshotHolder, SnapshotWatch
 from serving.tasks import TaskRules, rules_by_key
@@ -173,20 +174,17 @@ class Server:
 
     def _grpc_server(self) -> Any:
         config = self._config
-        methods = CallHandler(
+        calls = CallHandler(
             _methods(self._servicer()),
             deadline_cap_s=config.deadline_cap_s,
             max_streams=config.max_streams,
             new_error_id=_new_id,
             observer=self.metrics,
         )
-        server = grpc.server(
-            # A stream keeps its thread for as long as it lives.
-            concurrent.futures.ThreadPoolExecutor(config.threads + config.max_streams, thread_name_prefix="call"),
-            handlers=[methods],
-            maximum_concurrent_rpcs=config.max_concurrent_rpcs,
-            # Two servers on one port would share the calls between two decision logs without saying so; workers share one log.
-            options=[("grpc.max_receive_message_length", config.max_message_bytes), ("grpc.so_reuseport", int(self._part.shares_port))],
+        # A stream keeps its thread for as long as it lives.
+        pool = concurrent.futures.ThreadPoolExecutor(config.threads + config.max_streams, thread_name_prefix="call")
+        server = (
+            native_server(calls, pool, config, self._part) if config.front == "native" else grpcio_server(calls, pool, config, self._part)
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
@@ -227,6 +225,24 @@ class Server:
         return [holder.rules for holder in self._holders.values()]
 
 
+def grpcio_server(calls: CallHandler, pool: concurrent.futures.Executor, config: ServerConfig, part: Part) -> Any:
+    """grpcio's synchronous server."""
+    return grpc.server(
+        pool,
+        handlers=[calls],
+        maximum_concurrent_rpcs=config.max_concurrent_rpcs,
+        # Two servers on one port would share the calls between two decision logs without saying so; workers share one log.
+        options=[("grpc.max_receive_message_length", config.max_message_bytes), ("grpc.so_reuseport", int(part.shares_port))],
+    )
+
+
+def native_server(calls: CallHandler, pool: concurrent.futures.Executor, config: ServerConfig, part: Part) -> NativeServer:
+    """The native front end, which decides what has come together together. Raises ServingError where it is not installed."""
+    limits = Limits(config.max_message_bytes, config.max_concurrent_rpcs, config.deadline_cap_s)
+    selects = gathered(calls, f"/{_SERVICE}/Select", most=GATHERED)
+    return NativeServer(pool, handlers=[calls], gathered=selects, limits=limits, shares_port=part.shares_port)
+
+
 def _file(catalogues: Path | None, rules: TaskRules) -> CatalogueFile | None:
     if catalogues is None:
         return None
@@ -237,7 +253,7 @@ def _methods(servicer: Servicer) -> dict[str, Method | Stream]:
     """The calls of the service by full name."""
     messages = policy_pb2
     return {
-        f"/{_SERVICE}/Select": Method(messages.SelectRequest.FromString, servicer.select),
+        f"/{_SERVICE}/Select": Method(messages.SelectRequest.FromString, servicer.select, servicer.select_all),
         f"/{_SERVICE}/SelectBatch": Method(messages.SelectBatchRequest.FromString, servicer.select_batch),
         f"/{_SERVICE}/SelectStream": Stream(messages.SelectRequest.FromString, servicer.select_or_say, result),
         f"/{_SERVICE}/Assign": Method(messages.AssignRequest.FromString, servicer.assign),
