@@ -11,11 +11,11 @@ from protos.events_pb2 import CandidateSet
 from serving.fields import check_id, refused, shown
 from serving.wire import SLOT_NUMBERS_BYTES, length_delimited, varint
 
-__all__ = ["CandidateList", "candidate_list"]
+__all__ = ["KEPT_LENGTH", "KEPT_LISTS", "CandidateList", "candidate_list"]
 
 _FIELD = "candidates.actions"
 # Lists that are kept, and the longest that is: at most some 20 MB of names.
-_KEPT_LISTS, _KEPT_LENGTH = 1024, 128
+KEPT_LISTS, KEPT_LENGTH = 1024, 128
 # Snapshots whose indices are kept with a list: champion, previous, baseline, challengers, and some that have just gone.
 _KEPT_SNAPSHOTS = 8
 
@@ -34,6 +34,19 @@ class CandidateList:
         self.logged_heads = [_begun(b"\x52", head) for head in self.slot_heads]
         self.answered_heads = [_begun(b"\x12", head) for head in self.slot_heads]
         self._words: dict[tuple[str, int], bytes] = {}
+        self._set_heads: dict[int, bytes] = {}
+
+    def set_head(self, size: int) -> bytes:
+        """The field `candidates` of a Decision up to `size` bytes of packed features, which are all that follows."""
+        found = self._set_heads.get(size)
+        if found is None:
+            features = b"\x22" + varint(size) if size else b""
+            found = b"\x4a" + varint(len(self.encoded) + len(features) + size) + self.encoded + features
+            # Of one schema, or of the few that tasks with the same candidates have.
+            if len(self._set_heads) >= _KEPT_SNAPSHOTS:
+                self._set_heads.clear()
+            self._set_heads[size] = found
+        return found
 
     def words(self, policy: LoadedPolicy, width: int) -> bytes:
         """Scores (none) and actions (all eligible) of a row of words, padded to `width` candidates; see bandits.packed."""
@@ -64,10 +77,10 @@ class CandidateList:
 
 def candidate_list(actions: tuple[str, ...]) -> CandidateList:
     """The list of these ids, the same object for the same ids where it is short. Raises RequestRefused."""
-    return _kept(actions) if len(actions) <= _KEPT_LENGTH else CandidateList(actions)
+    return _kept(actions) if len(actions) <= KEPT_LENGTH else CandidateList(actions)
 
 
-@functools.lru_cache(maxsize=_KEPT_LISTS)
+@functools.lru_cache(maxsize=KEPT_LISTS)
 def _kept(actions: tuple[str, ...]) -> CandidateList:
     return CandidateList(actions)
 

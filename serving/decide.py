@@ -26,34 +26,33 @@ class Asked(NamedTuple):
 class Decided(NamedTuple):
     """Decisions of one policy and compiled shape, as columns; n requests, L slots.
 
-    `places` of the requests in what was asked; `ids` the decision ids; `draw_keys` 8 bytes each; `slates` index of the candidate of each
-    slot, ABSENT behind the slate's end, and `numerators` out of 2^31, `scores` and `uncertainties` in units of reward, lists [n][L];
-    `sound` [n]: false where a number of the request is not finite or subnormal, and then there is no decision.
+    `places` of the requests in what was asked; `ids` the decision ids; `draw_keys` 8 bytes each; `slates` i32[n, L] index of the candidate
+    of each slot, ABSENT behind the slate's end, and `numerators` u32[n, L] out of 2^31, `scores` and `uncertainties` f64[n, L] in units of
+    reward; `sound` bool[n]: false where a number of the request is not finite or subnormal, and then there is no decision.
     """
 
     places: list[int]
     asked: list[Asked]
     ids: list[bytes]
     draw_keys: list[bytes]
-    slates: list[list[int]]
-    numerators: list[list[int]]
-    scores: list[list[float]]
-    uncertainties: list[list[float]]
-    sound: list[bool]
+    slates: np.ndarray
+    numerators: np.ndarray
+    scores: np.ndarray
+    uncertainties: np.ndarray
+    sound: np.ndarray
     bucket_batch: list[int]
     bucket_candidates: int
 
 
 def decide(asked: Sequence[Asked]) -> list[Decided]:
     """A decision for each, in groups: requests of one policy and shape go through its program together."""
-    groups: dict[tuple[str, bool, int, int], list[int]] = {}
+    groups: dict[tuple[str, bool, tuple[int, int]], list[int]] = {}
     for place, (selection, policy, _, kill_switch) in enumerate(asked):
-        shapes = selection.rules.shapes
-        shape = (shapes.width(len(selection.candidates.actions)), shapes.slot_count(selection.slate_size))
-        groups.setdefault((policy.digest, kill_switch, *shape), []).append(place)
+        shape = selection.rules.shapes.of(len(selection.candidates.actions), selection.slate_size)
+        groups.setdefault((policy.digest, kill_switch, shape), []).append(place)
     return [
         _decide_alike(places, [asked[place] for place in places], width=width, slots=slots)
-        for (_, _, width, slots), places in groups.items()
+        for (_, _, (width, slots)), places in groups.items()
     ]
 
 
@@ -68,18 +67,21 @@ def _decide_alike(places: list[int], asked: list[Asked], *, width: int, slots: i
     layout = RowLayout(rules.context_size, width, rules.feature_size)
     ids = [_decision_id(item) for item in asked]
     keys = [_draw_key(item.selection, identifier) for item, identifier in zip(asked, ids, strict=True)]
-    rows = b"".join([row_of(item.selection, policy, key, layout) for item, key in zip(asked, keys, strict=True)])
-    outputs = policy.decide_rows(np.frombuffer(rows, np.uint32).reshape(len(asked), layout.words), layout=layout, slots=slots)
+    parts: list[bytes] = []
+    for item, key in zip(asked, keys, strict=True):
+        parts += _parts(item.selection, policy, key, layout)
+    rows = np.frombuffer(b"".join(parts), np.uint32).reshape(len(asked), layout.words)
+    outputs = policy.decide_rows(rows, layout=layout, slots=slots)
     return Decided(
         places=places,
         asked=asked,
         ids=ids,
         draw_keys=keys,
-        slates=outputs.slates.tolist(),
-        numerators=outputs.numerators.tolist(),
-        scores=outputs.mean.tolist(),
-        uncertainties=outputs.scale.tolist(),
-        sound=outputs.sound.tolist(),
+        slates=outputs.slates,
+        numerators=outputs.numerators,
+        scores=outputs.mean,
+        uncertainties=outputs.scale,
+        sound=outputs.sound,
         bucket_batch=outputs.bucket_batch.tolist(),
         bucket_candidates=width,
     )
@@ -100,10 +102,14 @@ def _draw_key(selection: Selection, identifier: bytes) -> bytes:
 
 def row_of(selection: Selection, policy: LoadedPolicy, key: bytes, layout: RowLayout) -> bytes:
     """The request as a row of words: what came packed is joined as it came."""
+    return b"".join(_parts(selection, policy, key, layout))
+
+
+def _parts(selection: Selection, policy: LoadedPolicy, key: bytes, layout: RowLayout) -> tuple[bytes, ...]:
     candidates, width = selection.candidates, layout.width
     padding = bytes(4 * layout.features * (width - len(candidates.actions)))
     if selection.eligible or selection.scores:
         words = candidates.words_of(policy, width, eligible=selection.eligible, scores=selection.scores)
     else:
         words = candidates.words(policy, width)
-    return b"".join((selection.context, selection.features, padding, words, selection.slate_size.to_bytes(4, "little"), key))
+    return selection.context, selection.features, padding, words, selection.slate_size.to_bytes(4, "little"), key

@@ -11,6 +11,7 @@ from serving.errors import LogUnavailable, ServingError
 from serving.fallback import unlogged
 from serving.idempotency import RequestKey, RequestMemory
 from serving.observers import Observed, Observer
+from serving.plain import PlainReaders, PlainRequest
 from serving.record import Recorded, record
 from serving.snapshots import Served, SnapshotHolder
 from serving.tasks import TaskKey, TaskRules
@@ -54,6 +55,8 @@ class Engine:
         self._new_request_id = new_request_id
         self._fall_back = fall_back
         self._observer = observer or Observer()
+        #: Reads the bytes of requests, for `answer`.
+        self.readers = PlainReaders(holders, new_request_id=new_request_id)
 
     def holder(self, *, tenant: str, task: str) -> SnapshotHolder:
         """Who serves a task, empty tenant = "default". Raises NotFound."""
@@ -63,7 +66,7 @@ class Engine:
         """As `answer`, with the answers as messages: for notebooks and tests."""
         return [SelectResponse.FromString(found) if isinstance(found, bytes) else found for found in self.answer(messages)]
 
-    def answer(self, messages: Sequence[SelectRequest]) -> list[Answer]:
+    def answer(self, messages: Sequence[SelectRequest | PlainRequest]) -> list[Answer]:
         """A slate for each request, or the error that it alone has, in order. What is answered stands in the log.
 
         Raises LogUnavailable if the log takes nothing: then no request is answered, and each may be sent again.
@@ -86,14 +89,18 @@ class Engine:
             self._decide(admitted, answers, started_s)
         return answers
 
-    def _admit(self, position: int, message: SelectRequest) -> _Admitted | bytes:
+    def _admit(self, position: int, message: SelectRequest | PlainRequest) -> _Admitted | bytes:
         """A request that is to be decided, or the answer that it had before."""
-        holder = self.holder(tenant=message.tenant, task=message.task)
-        own_id, served = message.request_id, holder.served
-        selection = validate(message, holder.rules, request_id="" if own_id else self._new_request_id())
+        if isinstance(message, PlainRequest):
+            selection, own_id = message.selection, bool(message.body)
+            served = self._holders[selection.rules.key].served
+        else:
+            holder = self.holder(tenant=message.tenant, task=message.task)
+            own_id, served = bool(message.request_id), holder.served
+            selection = validate(message, holder.rules, request_id="" if own_id else self._new_request_id())
         if not own_id:
             return _Admitted(position, _asked(selection, served), None)
-        key = (*holder.rules.key, own_id)
+        key = (*selection.rules.key, selection.request_id)
         remembered = self._memory.claim(key, body=_body_hash(message))
         if remembered is not None:
             return remembered
@@ -147,5 +154,6 @@ def _asked(selection: Selection, served: Served) -> Asked:
     return Asked(selection, *served.assigned(task=selection.rules.name, unit_id=selection.unit_id), served.kill_switch)
 
 
-def _body_hash(message: SelectRequest) -> bytes:
-    return hashlib.blake2b(message.SerializeToString(deterministic=True), digest_size=16).digest()
+def _body_hash(message: SelectRequest | PlainRequest) -> bytes:
+    body = message.body if isinstance(message, PlainRequest) else message.SerializeToString(deterministic=True)
+    return hashlib.blake2b(body, digest_size=16).digest()

@@ -18,7 +18,7 @@ from serving.errors import RequestRefused
 from serving.explain import explanations
 from serving.fields import refused
 from serving.validate import Selection, refuse_unsound
-from serving.wire import double, length_delimited, slot_numbers
+from serving.wire import SLOT_NUMBERS_BYTES, double, head, length_delimited, slot_numbers_of
 
 __all__ = ["Recorded", "record"]
 
@@ -37,47 +37,74 @@ class Recorded(NamedTuple):
 
 def record(decided: Decided) -> Iterator[Recorded]:
     """Record and answer of each decision of a group."""
+    slates, columns = decided.slates.tolist(), _columns(decided)
     shared: dict[tuple[Assignment, int], _Shared] = {}
     for row, (place, asked) in enumerate(zip(decided.places, decided.asked, strict=True)):
-        slate = decided.slates[row]
-        size = slate.index(ABSENT) if ABSENT in slate else len(slate)
-        if not decided.sound[row]:
-            yield Recorded(place, b"", b"", refuse_unsound(asked.selection))
-        elif size == 0:
-            fault = "no candidate may be shown in this context (policy.wrappers: mask); ask with others"
-            yield Recorded(place, b"", b"", refused("candidates.eligible", fault))
-        else:
-            kind = (asked.assignment, decided.bucket_batch[row])
-            if kind not in shared:
-                shared[kind] = _shared(asked, decided.bucket_batch[row], decided.bucket_candidates)
-            yield _recorded(decided, row, place, size, shared[kind])
+        slate = slates[row]
+        if slate[-1] == ABSENT:
+            slate = slate[: slate.index(ABSENT)]
+        fault = _fault(asked, slate, sound=columns.sound[row])
+        if fault is not None:
+            yield Recorded(place, b"", b"", fault)
+            continue
+        kind = (asked.assignment, decided.bucket_batch[row])
+        common = shared.get(kind) or shared.setdefault(kind, _shared(asked, kind[1], decided.bucket_candidates))
+        yield _recorded(decided, row, slate, columns, common)
 
 
-def _recorded(decided: Decided, row: int, place: int, size: int, shared: "_Shared") -> Recorded:
+class _Columns(NamedTuple):
+    """Of a group of decisions: which are `sound`, the `propensities` of their slots, and `numbers`, SLOT_NUMBERS_BYTES for each of the
+    n x L slots."""
+
+    sound: list[bool]
+    propensities: list[list[float]]
+    numbers: bytes
+
+
+def _columns(decided: Decided) -> _Columns:
+    propensities = decided.numerators / DENOMINATOR
+    numbers = slot_numbers_of(decided.numerators, propensities, decided.scores)
+    return _Columns(decided.sound.tolist(), propensities.tolist(), numbers)
+
+
+def _fault(asked: Asked, slate: list[int], *, sound: bool) -> RequestRefused | None:
+    """Why there is no decision."""
+    if sound and slate:
+        return None
+    if not sound:
+        return refuse_unsound(asked.selection)
+    return refused("candidates.eligible", "no candidate may be shown in this context (policy.wrappers: mask); ask with others")
+
+
+def _recorded(decided: Decided, row: int, slate: list[int], columns: _Columns, shared: "_Shared") -> Recorded:
     selection = decided.asked[row].selection
-    logged, answered = _slots(decided, row, size)
+    logged, answered = _slots(decided, row, slate, columns.numbers)
     name = b"\x0a\x10" + decided.ids[row]
     request_id = selection.request_id.encode()
-    joint = math.prod([numerator / DENOMINATOR for numerator in decided.numerators[row][:size]])
+    request_id = head(b"", len(request_id)) + request_id
+    context = selection.context
     body = (
         name,
         shared.decision,
         length_delimited(b"\x22", selection.unit_id.encode()),
-        length_delimited(b"\x2a", request_id),
-        length_delimited(b"\x42", selection.context),
-        length_delimited(b"\x4a", _candidate_set(selection)),
+        b"\x2a",
+        request_id,
+        head(b"\x42", len(context)),
+        context,
+        *_candidate_set(selection),
         *logged,
         _seldom(selection),
     )
     response = (
         name,
         *answered,
-        double(b"\x19", joint),
+        double(b"\x19", math.prod(columns.propensities[row][: len(slate)])),
         shared.response,
-        length_delimited(b"\x5a", request_id),
-        _explained(decided, row, size) if selection.explain else b"",
+        b"\x5a",
+        request_id,
+        _explained(decided, row, slate) if selection.explain else b"",
     )
-    return Recorded(place, b"".join(body), b"".join(response))
+    return Recorded(decided.places[row], b"".join(body), b"".join(response))
 
 
 class _Shared(NamedTuple):
@@ -116,17 +143,18 @@ def _shared_by(
     return _Shared(decision.SerializeToString(), SelectResponse(logged=True, **common).SerializeToString())
 
 
-def _slots(decided: Decided, row: int, size: int) -> tuple[list[bytes], list[bytes]]:
-    """The fields `slots` of the Decision and of the SelectResponse."""
-    selection, slate = decided.asked[row].selection, decided.slates[row][:size]
-    pairs = zip(decided.numerators[row][:size], decided.scores[row][:size], strict=True)
-    numbers = [slot_numbers(numerator, numerator / DENOMINATOR, score) for numerator, score in pairs]
+def _slots(decided: Decided, row: int, slate: list[int], numbers: bytes) -> tuple[list[bytes], list[bytes]]:
+    """The fields `slots` of the Decision and of the SelectResponse, in parts."""
+    selection, start = decided.asked[row].selection, row * decided.slates.shape[1] * SLOT_NUMBERS_BYTES
+    given = [numbers[at : at + SLOT_NUMBERS_BYTES] for at in range(start, start + len(slate) * SLOT_NUMBERS_BYTES, SLOT_NUMBERS_BYTES)]
     if selection.rules.policy.section.range is not None:
-        slots = _valued(decided, row, slate, numbers)
+        slots = _valued(decided, row, slate, given)
         return [length_delimited(b"\x52", slot) for slot in slots], [length_delimited(b"\x12", slot) for slot in slots]
     logged, answered = selection.candidates.logged_heads, selection.candidates.answered_heads
-    placed = list(zip(slate, numbers, strict=True))
-    return [logged[at] + given for at, given in placed], [answered[at] + given for at, given in placed]
+    return (
+        [part for index, number in zip(slate, given, strict=True) for part in (logged[index], number)],
+        [part for index, number in zip(slate, given, strict=True) for part in (answered[index], number)],
+    )
 
 
 def _valued(decided: Decided, row: int, slate: list[int], numbers: list[bytes]) -> list[bytes]:
@@ -134,22 +162,23 @@ def _valued(decided: Decided, row: int, slate: list[int], numbers: list[bytes]) 
     candidates = decided.asked[row].selection.candidates
     slots = [candidates.slot_heads[at] + given for at, given in zip(slate, numbers, strict=True)]
     actions = [candidates.actions[index] for index in slate]
-    values = slot_values(actions, decided.numerators[row][: len(slate)], np.frombuffer(decided.draw_keys[row], "<u4"))
+    numerators = decided.numerators[row, : len(slate)].tolist()
+    values = slot_values(actions, numerators, np.frombuffer(decided.draw_keys[row], "<u4"))
     return [
         slot if valued is None else slot + double(b"\x29", valued.value) + double(b"\x31", valued.density)
         for slot, valued in zip(slots, values, strict=True)
     ]
 
 
-def _candidate_set(selection: Selection) -> bytes:
-    """The candidates written out, so that no catalogue is needed to read the log; eligibility only where it says something."""
+def _candidate_set(selection: Selection) -> tuple[bytes, ...]:
+    """The candidates written out, so that no catalogue is needed to read the log; eligibility only where it says something. In parts."""
+    if not selection.scores and all(selection.eligible):
+        return selection.candidates.set_head(len(selection.features)), selection.features
     given = selection.candidates.encoded
     if selection.features:
         given += length_delimited(b"\x22", selection.features)
-    if selection.scores or not all(selection.eligible):
-        eligible = () if all(selection.eligible) else selection.eligible
-        given += CandidateSet(eligible=eligible, scores=selection.scores).SerializeToString()
-    return given
+    eligible = () if all(selection.eligible) else selection.eligible
+    return (length_delimited(b"\x4a", given + CandidateSet(eligible=eligible, scores=selection.scores).SerializeToString()),)
 
 
 def _seldom(selection: Selection) -> bytes:
@@ -159,7 +188,7 @@ def _seldom(selection: Selection) -> bytes:
     return Decision(parent_decision_id=selection.parent_decision_id, defaulted_features=selection.defaulted).SerializeToString()
 
 
-def _explained(decided: Decided, row: int, size: int) -> bytes:
-    slate, uncertainties = decided.slates[row], decided.uncertainties[row]
-    reasons = explanations(decided.asked[row], slate[:size], uncertainties[:size], width=decided.bucket_candidates, slots=len(slate))
+def _explained(decided: Decided, row: int, slate: list[int]) -> bytes:
+    uncertainties = decided.uncertainties[row, : len(slate)].tolist()
+    reasons = explanations(decided.asked[row], slate, uncertainties, width=decided.bucket_candidates, slots=decided.slates.shape[1])
     return SelectResponse(explanations=reasons).SerializeToString()

@@ -253,9 +253,9 @@ def _methods(servicer: Servicer) -> dict[str, Method | Stream]:
     """The calls of the service by full name."""
     messages = policy_pb2
     return {
-        f"/{_SERVICE}/Select": Method(messages.SelectRequest.FromString, servicer.select, servicer.select_all),
-        f"/{_SERVICE}/SelectBatch": Method(messages.SelectBatchRequest.FromString, servicer.select_batch),
-        f"/{_SERVICE}/SelectStream": Stream(messages.SelectRequest.FromString, servicer.select_or_say, result),
+        f"/{_SERVICE}/Select": Method(servicer.read, servicer.select, servicer.select_all),
+        f"/{_SERVICE}/SelectBatch": Method(servicer.read_batch, servicer.select_batch),
+        f"/{_SERVICE}/SelectStream": Stream(servicer.read, servicer.select_or_say, result),
         f"/{_SERVICE}/Assign": Method(messages.AssignRequest.FromString, servicer.assign),
         f"/{_SERVICE}/Feedback": Method(messages.FeedbackRequest.FromString, servicer.feedback),
         f"/{_SERVICE}/GetPolicy": Method(messages.GetPolicyRequest.FromString, servicer.get_policy),

@@ -14,7 +14,6 @@ from protos.policy_pb2 import (
     GetPolicyResponse,
     RequestError,
     SchemaField,
-    SelectBatchRequest,
     SelectRequest,
     SelectResult,
 )
@@ -23,7 +22,8 @@ from serving.errors import LogUnavailable, ServingError
 from serving.feedback import check_events
 from serving.fields import check_id, refused
 from serving.gathering import Gathering, answered_apart
-from serving.wire import length_delimited
+from serving.plain import PlainRequest
+from serving.wire import head, length_delimited
 
 __all__ = ["BATCH_REQUESTS", "GATHERED", "Servicer", "result"]
 
@@ -39,31 +39,37 @@ class Servicer:
     def __init__(self, engine: Engine, *, append_feedback: Callable[[Sequence[Event]], object], latest_us: Callable[[], int]) -> None:
         """`latest_us` tells the latest time that an event may have now, microseconds since the epoch."""
         self._engine = engine
-        self._gathering: Gathering[SelectRequest, Answer] = Gathering(engine.answer, most=GATHERED, common=LogUnavailable)
+        #: Decode what `select` and `select_batch` take, from bytes.
+        self.read, self.read_batch = engine.readers.one, engine.readers.batch
+        self._gathering: Gathering[SelectRequest | PlainRequest, Answer] = Gathering(engine.answer, most=GATHERED, common=LogUnavailable)
         self._append_feedback = append_feedback
         self._latest_us = latest_us
 
-    def select(self, request: SelectRequest) -> bytes:
+    def select(self, request: SelectRequest | PlainRequest) -> bytes:
         """Decides one slate; a serialised SelectResponse."""
         answer = self._gathering.answer(request)
         if isinstance(answer, ServingError):
             raise answer
         return answer
 
-    def select_all(self, requests: Sequence[SelectRequest]) -> list[Answer | Exception]:
+    def select_all(self, requests: Sequence[SelectRequest | PlainRequest]) -> list[Answer | Exception]:
         """Decides a slate for each of some requests that came together; serialised SelectResponses, or what was raised."""
         made = answered_apart(self._engine.answer, requests, common=LogUnavailable)
         return [error if answer is None else answer for answer, error in made]  # type: ignore[misc]
 
-    def select_or_say(self, request: SelectRequest) -> bytes:
+    def select_or_say(self, request: SelectRequest | PlainRequest) -> bytes:
         """Decides one slate of a stream; a serialised SelectResult."""
         return result(self._gathering.answer(request))
 
-    def select_batch(self, request: SelectBatchRequest) -> bytes:
+    def select_batch(self, requests: Sequence[SelectRequest | PlainRequest]) -> bytes:
         """Decides many slates; each request is answered or refused by itself. A serialised SelectBatchResponse."""
-        if not 1 <= len(request.requests) <= BATCH_REQUESTS:
-            raise refused("requests", f"has {len(request.requests)} entries; send 1 to {BATCH_REQUESTS} a call")
-        return b"".join([length_delimited(b"\x0a", result(answer)) for answer in self._engine.answer(request.requests)])
+        if not 1 <= len(requests) <= BATCH_REQUESTS:
+            raise refused("requests", f"has {len(requests)} entries; send 1 to {BATCH_REQUESTS} a call")
+        parts: list[bytes] = []
+        for answer in self._engine.answer(requests):
+            begun, rest = (head(b"\x0a", len(answer)), answer) if isinstance(answer, bytes) else (b"", result(answer))
+            parts += (head(b"\x0a", len(begun) + len(rest)), begun, rest)
+        return b"".join(parts)
 
     def assign(self, request: AssignRequest) -> bytes:
         """Tells the arm of a unit."""

@@ -32,6 +32,7 @@ __all__ = ["Served", "SnapshotHolder", "SnapshotWatch", "SourceOfSnapshots", "wa
 _logger = logging.getLogger(__name__)
 # A snapshot that failed to load is tried again after 1, 2, 4, ... polls, at most so many.
 _MOST_POLLS_BETWEEN = 64
+_WHOLE = whole()
 
 
 class SourceOfSnapshots(Protocol):
@@ -70,7 +71,7 @@ class Served(NamedTuple):
     def assigned(self, *, task: str, unit_id: str) -> tuple[LoadedPolicy, Assignment]:
         """Who decides for a unit, and in which arm it is. The kill switch ends an experiment."""
         if self.kill_switch or self.challenger is None:
-            return self.deciding, whole()
+            return self.deciding, _WHOLE
         assignment = assign(task=task, unit_id=unit_id, split=self.split)
         return (self.challenger if assignment.arm == CHALLENGER_ARM else self.champion), assignment
 

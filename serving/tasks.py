@@ -2,6 +2,7 @@
 
 import bisect
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 from bandits.config import TaskPolicy, parse_task
@@ -19,6 +20,8 @@ __all__ = ["Shapes", "TaskKey", "TaskRules", "compiled_shapes", "parse_rules", "
 TaskKey = tuple[str, str]
 # Two compiled widths of candidate lists lie at most this far apart: a compilation costs about a second, padding its share of a call.
 _WIDTH_STEP = 8
+# Pairs of candidates and slots whose shape is kept.
+_KEPT_PAIRS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,16 @@ class Shapes:
 
     widths: tuple[int, ...]
     slots: tuple[int, ...]
+    _found: dict[tuple[int, int], tuple[int, int]] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
+    def of(self, candidates: int, slots: int) -> tuple[int, int]:
+        """`width` and `slot_count`, looked up once for each pair."""
+        found = self._found.get((candidates, slots))
+        if found is None:
+            if len(self._found) >= _KEPT_PAIRS:
+                self._found.clear()
+            found = self._found[candidates, slots] = (self.width(candidates), self.slot_count(slots))
+        return found
 
     def width(self, candidates: int) -> int:
         """The narrowest compiled width that holds so many candidates."""
@@ -62,7 +75,7 @@ class TaskRules:
         """Who owns it."""
         return self.policy.tenant
 
-    @property
+    @functools.cached_property
     def key(self) -> TaskKey:
         """What requests name it by."""
         return (self.policy.tenant, self.policy.name)
