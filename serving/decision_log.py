@@ -106,22 +106,26 @@ class LogWriter:
         Raises LogUnavailable if the log did not take all of them; then none may be acknowledged.
         """
 
-        def payloads(now_us: int) -> Iterator[bytes]:
+        def framed(now_us: int) -> Iterator[bytes]:
             for event in events:
                 self._stamp(event, now_us)
-                yield event.SerializeToString()
+                yield frame(event.SerializeToString())
 
-        return self._append(payloads)
+        return self._append(framed)
 
     def append_decisions(self, bodies: Sequence[bytes]) -> None:
         """As `append`, for serialised Decisions without times: they happen when they are appended."""
         if bodies:
-            self._append(lambda now_us: decision_payloads(bodies, now_us))
+            self._append(lambda now_us: map(frame, decision_payloads(bodies, now_us)))
 
-    def _append(self, payloads: Callable[[int], Iterable[bytes]]) -> int:
+    def append_framed(self, framed: Callable[[int], bytes]) -> None:
+        """As `append_decisions`, for records that somebody else frames (protos.framing) once their time is known."""
+        self._append(lambda now_us: (framed(now_us),))
+
+    def _append(self, framed: Callable[[int], Iterable[bytes]]) -> int:
         with self._turn:
             segment = self._writable()
-            data = b"".join([frame(payload) for payload in payloads(self._turn.time(self._now_us()))])
+            data = b"".join(framed(self._turn.time(self._now_us())))
             self._write(segment, data)
             return segment.end + len(data)
 

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, Protocol
 import grpc
 from grpc_status import rpc_status
 
-from serving.calls import Arrived, CallHandler, status_of
+from serving.calls import Arrived, CallHandler, Shortcut, status_of
 from serving.errors import ServingError
 
-__all__ = ["Answer", "Gathered", "Limits", "NativeServer", "front_class", "gathered"]
+__all__ = ["Answer", "Gathered", "Limits", "NativeServer", "front", "gathered"]
 
 _logger = logging.getLogger(__name__)
 # An answer for the front: bytes, or a status: code, message and trailers.
@@ -61,14 +61,14 @@ class _Call(Protocol):
     def when_ended(self, callback: Callable[[], object]) -> bool: ...
 
 
-def gathered(handler: CallHandler, name: str, *, most: int) -> Gathered:
-    """The calls of one method of ours, answered together by the handler that answers them one by one."""
+def gathered(handler: CallHandler, name: str, *, most: int, shortcut: Shortcut | None = None) -> Gathered:
+    """The calls of one method of ours, answered together by the handler that answers them one by one; see there for `shortcut`."""
 
     def answer_all(
         messages: list[bytes], waited_s: list[float], overdue: list[int], metadata: list[list[tuple[str, bytes]]]
     ) -> list[Answer]:
         own = [{key: value for key, value in _plain(found) if isinstance(value, str)} for found in metadata]
-        answers = handler.answer_all(name, Arrived(messages, waited_s, overdue, own))
+        answers = handler.answer_all(name, Arrived(messages, waited_s, overdue, own), shortcut=shortcut)
         return [answer if isinstance(answer, bytes) else _refusal(answer) for answer in answers]
 
     return Gathered(name, answer_all, most=most, with_metadata=handler.traced)
@@ -79,14 +79,14 @@ def _refusal(error: ServingError) -> Answer:
     return _number(status.code), status.details, list(status.trailing_metadata)
 
 
-def front_class() -> Any:
-    """The class of the front. Raises ServingError where its distribution is not installed."""
+def front() -> Any:
+    """The module of the front. Raises ServingError where its distribution is not installed."""
     try:
-        from slateloop_front import Front
+        import slateloop_front
     except ImportError as error:
         remedy = "pip install 'slateloop[front]' (or `make front` in a checkout), or serve with --front grpcio"
         raise ServingError(f"front: native is not installed here ({error}); {remedy}") from error
-    return Front
+    return slateloop_front
 
 
 class NativeServer:
@@ -98,7 +98,7 @@ class NativeServer:
         """`handlers` are asked in turn for each call; `gathered` is answered apart from them. Raises ServingError without the front."""
         self._pool, self._handlers, self._gathered, self._shares_port = pool, list(handlers), gathered, shares_port
         about = {"gathered": gathered.name, "most": gathered.most, "with_metadata": gathered.with_metadata}
-        self._front = front_class()(**about, **limits._asdict())
+        self._front = front().Front(**about, **limits._asdict())
         self._thread = threading.Thread(target=self._front.run, args=(gathered.answer_all, self._begin), name="native", daemon=True)
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:

@@ -22,7 +22,7 @@ from protos.events_pb2 import Event
 from protos.log_files import DECISIONS, FEEDBACK
 from protos.task import TaskFile
 from serving.bounds import LogBounds, LogGuard
-from serving.calls import CallHandler, Method, Stream
+from serving.calls import CallHandler, Method, Shortcut, Stream
 from serving.catalogues import CatalogueFile
 from serving.config import ServerConfig
 from serving.decision_log import LogWriter, Stamp, stamp_append, stamp_decision
@@ -31,7 +31,8 @@ from serving.errors import ServingError
 from serving.heartbeats import Heartbeats, heartbeat_event
 from serving.idempotency import RequestMemory
 from serving.metrics import Metrics, Watched
-from serving.native import Limits, NativeServer, gathered
+from serving.native import Limits, NativeServer, front, gathered
+from serving.planned import Planned
 from serving.servicer import GATHERED, Servicer, result
 from serving.shipping import Lag, Shipper, kafka_producer, lag_of
 from serving.snapshots import SnapshotHolder, SnapshotWatch
@@ -183,16 +184,24 @@ class Server:
         )
         # A stream keeps its thread for as long as it lives.
         pool = concurrent.futures.ThreadPoolExecutor(config.threads + config.max_streams, thread_name_prefix="call")
-        server = (
-            native_server(calls, pool, config, self._part) if config.front == "native" else grpcio_server(calls, pool, config, self._part)
-        )
+        if config.front == "native":
+            server: Any = native_server(calls, pool, config, self._part, shortcut=self._planned().answer)
+        else:
+            server = grpcio_server(calls, pool, config, self._part)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
             reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server
 
+    def _planned(self) -> Planned:
+        def append_framed(framed: Callable[[int], bytes]) -> None:
+            self._guards[DECISIONS].check()
+            self._decisions.append_framed(framed)
+
+        return Planned(front().Planner(), holders=self._holders, append_framed=append_framed, observer=self.metrics)
+
     def _servicer(self) -> Servicer:
-        engine = Engine(
+        self._engine = Engine(
             holders=self._holders,
             append=self._append_decisions,
             memory=RequestMemory(entries=self._config.remembered_requests),
@@ -201,7 +210,7 @@ class Server:
             observer=self.metrics,
         )
         ahead_us = int(self._config.max_future_s * 1e6)
-        return Servicer(engine, append_feedback=self._append_feedback, latest_us=lambda: now_us() + ahead_us)
+        return Servicer(self._engine, append_feedback=self._append_feedback, latest_us=lambda: now_us() + ahead_us)
 
     def _append_decisions(self, bodies: Sequence[bytes]) -> None:
         self._guards[DECISIONS].check()
@@ -236,10 +245,12 @@ def grpcio_server(calls: CallHandler, pool: concurrent.futures.Executor, config:
     )
 
 
-def native_server(calls: CallHandler, pool: concurrent.futures.Executor, config: ServerConfig, part: Part) -> NativeServer:
+def native_server(
+    calls: CallHandler, pool: concurrent.futures.Executor, config: ServerConfig, part: Part, *, shortcut: Shortcut
+) -> NativeServer:
     """The native front end, which decides what has come together together. Raises ServingError where it is not installed."""
     limits = Limits(config.max_message_bytes, config.max_concurrent_rpcs, config.deadline_cap_s)
-    selects = gathered(calls, f"/{_SERVICE}/Select", most=GATHERED)
+    selects = gathered(calls, f"/{_SERVICE}/Select", most=GATHERED, shortcut=shortcut)
     return NativeServer(pool, handlers=[calls], gathered=selects, limits=limits, shares_port=part.shares_port)
 
 

@@ -28,11 +28,11 @@ def lost(acknowledged: Iterable[bytes], log: Path) -> int:
 
 
 @pytest.fixture
-def process(tmp_path: Path, tasks: Path, compilation_cache: Path) -> Process:
+def process(tmp_path: Path, tasks: Path, compilation_cache: Path, front: str) -> Process:
     """A server of the one task `shop`, which starts faster."""
     (tmp_path / "tasks").mkdir()
     shutil.copy(tasks / "shop.yaml", tmp_path / "tasks")
-    return Process(tmp_path, tmp_path / "tasks", compilation_cache)
+    return Process(tmp_path, tmp_path / "tasks", compilation_cache, "--front", front)
 
 
 @pytest.mark.parametrize("kills", [KILLS, pytest.param(50, marks=pytest.mark.slow)])

@@ -9,6 +9,7 @@ mod connection;
 mod front;
 mod inbox;
 mod listen;
+mod planner;
 mod python;
 mod reply;
 mod shared;
@@ -21,4 +22,6 @@ mod slateloop_front {
     use crate::bridge::Call;
     #[pymodule_export]
     use crate::front::Front;
+    #[pymodule_export]
+    use crate::planner::{Plan, Planner};
 }

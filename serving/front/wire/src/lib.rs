@@ -4,4 +4,6 @@
 
 pub mod frames;
 pub mod headers;
+pub mod made;
+pub mod plain;
 pub mod status;
