@@ -14,7 +14,6 @@ from bandits.keys import around_request
 from bandits.loaded import LoadedPolicy
 from bandits.packed import RowLayout
 from bandits.traffic import whole
-from serving.candidates import CandidateList
 from serving.observers import Observed, Observer
 from serving.plain import around_context, listed_of, task_heads
 from serving.record import DecidedBy, shared_fields
@@ -116,7 +115,7 @@ def _about(rules: TaskRules, served: Served) -> dict[str, Any]:
         "slot_counts": [0, *(rules.shapes.slot_count(size) for size in range(1, limits.max_slots + 1))],
         "id_before": id_before,
         "id_behind": id_behind,
-        "look_up": lambda encoded: _looked_up(listed_of(encoded), rules, policy),
+        "look_up": lambda encoded: _looked_up(encoded, rules, policy),
     }
 
 
@@ -127,7 +126,11 @@ def _nothing() -> dict[str, Any]:
     return {"heads": [], "own": None, "slot_counts": [], "look_up": lambda encoded: None, **texts, **numbers}
 
 
-def _looked_up(listed: CandidateList | None, rules: TaskRules, policy: LoadedPolicy) -> tuple[int, bytes, list[bytes], list[bytes]] | None:
+def _looked_up(encoded: bytes, rules: TaskRules, policy: LoadedPolicy) -> tuple[int, bytes, list[bytes], list[bytes]] | None:
+    try:
+        listed = listed_of(encoded)
+    except UnicodeDecodeError:
+        return None
     if listed is None or len(listed.actions) > rules.limits.max_candidates:
         return None
     width = rules.shapes.width(len(listed.actions))

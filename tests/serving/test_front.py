@@ -15,6 +15,7 @@ from bandits.store import Store
 from protos.events_pb2 import Event
 from protos.policy_pb2 import SelectRequest
 from serving import engine
+from serving.calls import Arrived, CallHandler
 from serving.client import PolicyClient
 from serving.errors import RequestRefused, ServerFault
 from serving.server import Server
@@ -68,19 +69,19 @@ def test_both_fronts_log_and_answer_the_same_bytes(tmp_path: Path, tasks: Path, 
 class Held:
     """Holds the answering of the first batch until `release`, and notes the sizes of all."""
 
-    def __init__(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
         self.begun, self._free = threading.Event(), threading.Event()
-        answer = server._engine.answer
+        answer_all = CallHandler.answer_all
 
-        def holding(requests: Any) -> Any:
-            self.sizes.append(len(requests))
+        def holding(handler: CallHandler, name: str, arrived: Arrived, **given: Any) -> Any:
+            self.sizes.append(len(arrived.messages))
             if not self.begun.is_set():
                 self.begun.set()
                 assert self._free.wait(30)
-            return answer(requests)
+            return answer_all(handler, name, arrived, **given)
 
-        monkeypatch.setattr(server._engine, "answer", holding)
+        monkeypatch.setattr(CallHandler, "answer_all", holding)
 
     def release(self) -> None:
         self._free.set()
@@ -106,7 +107,7 @@ def wait_until_running(server: Server, count: int) -> None:
 def test_calls_that_come_while_a_batch_is_decided_are_the_next_batch(
     server: Server, shop: TaskPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = Held(server, monkeypatch)
+    held = Held(monkeypatch)
     first, close_first = calls_of(server.address, [select_request(shop)])
     assert held.begun.wait(30)
     later, close_later = calls_of(server.address, [select_request(shop, unit=str(number)) for number in range(20)])
@@ -117,7 +118,7 @@ def test_calls_that_come_while_a_batch_is_decided_are_the_next_batch(
 
 
 def test_a_call_too_many_is_shed_and_its_place_is_free_again(server: Server, shop: TaskPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = Held(server, monkeypatch)
+    held = Held(monkeypatch)
     first, close_first = calls_of(server.address, [select_request(shop)] * 64)
     assert held.begun.wait(30)
     wait_until_running(server, 64)
@@ -139,11 +140,11 @@ def test_a_request_that_breaks_the_engine_breaks_it_for_nobody_else(
         return decide(asked)
 
     monkeypatch.setattr("serving.engine.decide", breaking)
-    calls, close = calls_of(server.address, [select_request(shop, unit=unit) for unit in ("a", "poison", "b")])
+    calls, close = calls_of(server.address, [select_request(shop, unit=unit, request_id=unit) for unit in ("a", "poison", "b")])
     assert [call.code() for call in calls] == [grpc.StatusCode.OK, grpc.StatusCode.INTERNAL, grpc.StatusCode.OK]
     close()
     with PolicyClient(server.address) as caller, pytest.raises(ServerFault) as caught:
-        caller.send_select(select_request(shop, unit="poison"))
+        caller.send_select(select_request(shop, unit="poison", request_id="again"))
     assert "secret" not in str(caught.value)
 
 
