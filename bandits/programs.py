@@ -110,15 +110,20 @@ def _layout(requests: Requests) -> RowLayout:
 def _run(
     program: Callable[..., Any], params: Any, rows: np.ndarray, slates: np.ndarray | None, width: int, allowed: Sequence[int]
 ) -> Outputs:
+    if slates is None and len(rows) in allowed:
+        return _outputs(np.asarray(program(params, rows)), np.full(len(rows), len(rows), np.int32), width)
     parts, buckets = [], []
     for start, stop, bucket in _chunks(len(rows), allowed):
         given = () if slates is None else (_fitted(slates[start:stop], bucket, fill=ABSENT),)
         answers = np.asarray(program(params, _fitted(rows[start:stop], bucket), *given))
         parts.append(answers[: stop - start])
         buckets.append(np.full(stop - start, bucket, np.int32))
-    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    slates_, numerators, mean, scale, sound = answer_columns(whole)
-    return Outputs(slates_, numerators, mean, scale, buckets[0] if len(parts) == 1 else np.concatenate(buckets), width, sound)
+    return _outputs(np.concatenate(parts), np.concatenate(buckets), width)
+
+
+def _outputs(answers: np.ndarray, buckets: np.ndarray, width: int) -> Outputs:
+    slates, numerators, mean, scale, sound = answer_columns(answers)
+    return Outputs(slates, numerators, mean, scale, buckets, width, sound)
 
 
 def _chunks(n: int, allowed: Sequence[int]) -> Iterator[tuple[int, int, int]]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from protos.errors import FramingError
 
-__all__ = ["HEADER_BYTES", "MAX_PAYLOAD_BYTES", "TORN", "Damage", "Record", "frame", "next_start", "records"]
+__all__ = ["HEADER_BYTES", "MAX_PAYLOAD_BYTES", "TORN", "Damage", "Record", "frame", "frame_head", "next_start", "records"]
 
 MAGIC = b"SLR1"
 HEADER_BYTES = 12
@@ -49,10 +49,19 @@ def frame(payload: bytes) -> bytes:
 
     Raises FramingError if the payload is empty or longer than MAX_PAYLOAD_BYTES.
     """
-    if not 0 < len(payload) <= MAX_PAYLOAD_BYTES:
-        raise FramingError(f"payload has {len(payload)} bytes; a record takes 1 to {MAX_PAYLOAD_BYTES}: split it or shorten it")
-    length = struct.pack("<I", len(payload))
-    return MAGIC + length + struct.pack("<I", zlib.crc32(payload, zlib.crc32(length))) + payload
+    return frame_head(payload) + payload
+
+
+def frame_head(*parts: bytes) -> bytes:
+    """What stands before the payload of a record, which comes in parts. Raises FramingError as `frame` does."""
+    size = sum(map(len, parts))
+    if not 0 < size <= MAX_PAYLOAD_BYTES:
+        raise FramingError(f"payload has {size} bytes; a record takes 1 to {MAX_PAYLOAD_BYTES}: split it or shorten it")
+    length = size.to_bytes(4, "little")
+    crc = zlib.crc32(length)
+    for part in parts:
+        crc = zlib.crc32(part, crc)
+    return MAGIC + length + crc.to_bytes(4, "little")
 
 
 def records(data: bytes | memoryview, *, base: int = 0, whole: bool = False) -> Iterator[Record | Damage]:

@@ -33,6 +33,8 @@ class CandidateList:
         #: As it begins the field `slots` of a Decision and of a SelectResponse, where nothing but `slot_numbers` follows.
         self.logged_heads = [_begun(b"\x52", head) for head in self.slot_heads]
         self.answered_heads = [_begun(b"\x12", head) for head in self.slot_heads]
+        #: Both as arrays u8[K, bytes], where all have one length; else None.
+        self.head_blocks = _blocks(self.logged_heads, self.answered_heads)
         self._words: dict[tuple[str, int], bytes] = {}
         self._set_heads: dict[int, bytes] = {}
 
@@ -87,6 +89,12 @@ def _kept(actions: tuple[str, ...]) -> CandidateList:
 
 def _begun(tag: bytes, head: bytes) -> bytes:
     return tag + varint(len(head) + SLOT_NUMBERS_BYTES) + head
+
+
+def _blocks(*columns: list[bytes]) -> tuple[np.ndarray, ...] | None:
+    if len({len(part) for part in columns[0]}) != 1:
+        return None
+    return tuple(np.frombuffer(b"".join(column), np.uint8).reshape(len(column), -1) for column in columns)
 
 
 def _check(actions: tuple[str, ...]) -> None:

@@ -95,11 +95,14 @@ def serve(
 
 
 def _serve_here(server: Server, stop: threading.Event, address_file: Path | None) -> None:
+    # Programs are traced by many small objects, which the collector would walk as often for nothing.
+    gc.disable()
     try:
         server.start()
         # What is loaded stays: the collector need not walk it again and again (a full walk stops every call for a tenth of a second).
         gc.collect()
         gc.freeze()
+        gc.enable()
         _say_ready(server.address, address_file)
         stop.wait()
     finally:

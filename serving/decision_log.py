@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from protos.events_pb2 import Event
-from protos.framing import Damage, Record, frame, records
+from protos.framing import Damage, Record, frame, frame_head, records
 from protos.log_files import segment_path, segments
 from serving.errors import LogUnavailable
 from serving.group_sync import GroupSync
 from serving.turns import Alone, Turns
-from serving.wire import varint
+from serving.wire import head, varint
 
 __all__ = ["LogWriter", "decision_payloads", "stamp_append", "stamp_decision", "take_over"]
 
@@ -44,10 +44,22 @@ def stamp_decision(event: Event, now_us: int) -> None:
 
 def decision_payloads(bodies: Iterable[bytes], now_us: int) -> Iterator[bytes]:
     """Serialised Events of serialised Decisions, with their times."""
+    return map(b"".join, _decision_parts(bodies, now_us))
+
+
+def _decision_parts(bodies: Iterable[bytes], now_us: int) -> Iterator[tuple[bytes, bytes, bytes]]:
     time = varint(now_us)
-    decided, appended = b"\x38" + time, b"\x78" + time
+    times = b"\x38" + time + b"\x78" + time
+    own = len(time) + 1
     for body in bodies:
-        yield b"".join((b"\x0a", varint(len(body) + len(decided)), body, decided, appended))
+        yield head(b"\x0a", len(body) + own), body, times
+
+
+def _framed(bodies: Iterable[bytes], now_us: int) -> Iterator[bytes]:
+    """The records of decisions, in parts: a body is copied once, into what is written."""
+    for parts in _decision_parts(bodies, now_us):
+        yield frame_head(*parts)
+        yield from parts
 
 
 class _Segment(NamedTuple):
@@ -116,7 +128,7 @@ class LogWriter:
     def append_decisions(self, bodies: Sequence[bytes]) -> None:
         """As `append`, for serialised Decisions without times: they happen when they are appended."""
         if bodies:
-            self._append(lambda now_us: map(frame, decision_payloads(bodies, now_us)))
+            self._append(lambda now_us: _framed(bodies, now_us))
 
     def append_framed(self, framed: Callable[[int], bytes]) -> None:
         """As `append_decisions`, for records that somebody else frames (protos.framing) once their time is known."""

@@ -13,7 +13,7 @@ from serving.idempotency import RequestKey, RequestMemory
 from serving.observers import Observed, Observer
 from serving.plain import PlainReaders, PlainRequest
 from serving.record import Recorded, record
-from serving.snapshots import Served, SnapshotHolder
+from serving.snapshots import WHOLE, Served, SnapshotHolder
 from serving.tasks import TaskKey, TaskRules
 from serving.validate import Selection, find_task, validate
 
@@ -149,6 +149,8 @@ class Engine:
 
 
 def _asked(selection: Selection, served: Served) -> Asked:
+    if not selection.pinned and served.challenger is None:
+        return Asked(selection, served.deciding, WHOLE, served.kill_switch)
     if selection.pinned:
         return Asked(selection, served.pinned(selection.pinned), whole(PINNED_ARM), served.kill_switch)
     return Asked(selection, *served.assigned(task=selection.rules.name, unit_id=selection.unit_id), served.kill_switch)

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from protos.events_pb2 import Event, Heartbeat
 from serving.decision_log import LogWriter
@@ -23,8 +23,11 @@ def heartbeat_event(*, final: bool) -> Event:
 class Heartbeats:
     """A thread that appends a heartbeat when the log has been idle for `every_s` seconds."""
 
-    def __init__(self, log: LogWriter, *, every_s: float, now_us: Callable[[], int]) -> None:
-        self._log = log
+    def __init__(
+        self, log: LogWriter, *, every_s: float, now_us: Callable[[], int], append: Callable[[Sequence[Event]], object] | None = None
+    ) -> None:
+        """`append`: how the log is written, where that is not its own `append`."""
+        self._log, self._append = log, append or log.append
         self._every_s = every_s
         self._now_us = now_us
         self._stop = threading.Event()
@@ -41,7 +44,7 @@ class Heartbeats:
         if self._now_us() - self._log.last_us < 1e6 * self._every_s:
             return
         try:
-            self._log.append([heartbeat_event(final=False)])
+            self._append([heartbeat_event(final=False)])
         except LogUnavailable as error:
             _logger.warning("no heartbeat: %s", error)
 

@@ -24,6 +24,8 @@ _ACTION, _PACKED_FEATURES = 0x0A, b"\x22"
 # Texts of more bytes have a longer length; they are left to protobuf, and so are slate sizes.
 _ONE_BYTE = 128
 _NEVER = 1 << 28
+_ALL: list[bool] = []
+_NO_SCORES: list[float] = []
 
 
 class PlainRequest(NamedTuple):
@@ -65,6 +67,9 @@ class PlainReader:
         self._before_context, self._behind_context = around_context(rules)
         self._context_bytes = 4 * rules.context_size
         self._default_size = rules.policy.section.slate_size
+        # A size of 128 or more has a second byte.
+        self._most_slots = min(rules.limits.max_slots, _ONE_BYTE - 1)
+        self._most_candidates = rules.limits.max_candidates
         own = rules.catalogue.listed
         self._own = None if own is None else (own, rules.catalogue.features(own.actions))
         self._known: dict[bytes, _Known] = {}
@@ -73,13 +78,14 @@ class PlainReader:
     def read(self, data: bytes, span: Span, at: int, new_request_id: Callable[[], str]) -> PlainRequest | None:
         """The request in `span`, whose unit begins at `at`; None if it is not plain. Raises IndexError or UnicodeDecodeError for some
         that are not."""
-        end = span.end
-        if not self._context_bytes or data[at] != _UNIT:
+        begin, end = span
+        packed = self._context_bytes
+        if not packed or data[at] != _UNIT:
             return None
-        unit, at = _text(data, at)
+        unit_id, at = _text(data, at)
         request_id, at = _text(data, at) if data[at] == _REQUEST_ID else ("", at)
         start = at + len(self._before_context)
-        stop = start + self._context_bytes
+        stop = start + packed
         if not (data.startswith(self._before_context, at) and data.startswith(self._behind_context, stop)):
             return None
         at = stop + len(self._behind_context)
@@ -91,18 +97,15 @@ class PlainReader:
         size = self._default_size
         if at < end and data[at] == _SLATE_SIZE:
             size, at = data[at + 1], at + 2
-        if found is None or at != end or not self._may_have(size, len(found[0].actions)):
+        if found is None or at != end:
             return None
-        return PlainRequest(
-            Selection(
-                self.rules, unit, request_id or new_request_id(), data[start:stop], (), found[0], [], found[1], [], size, False, b"", ""
-            ),
-            data[span.start : end] if request_id else b"",
-        )
-
-    def _may_have(self, size: int, candidates: int) -> bool:
-        limits = self.rules.limits
-        return 0 < size < _ONE_BYTE and size <= limits.max_slots and size <= candidates <= limits.max_candidates
+        listed, features = found
+        if not 0 < size <= self._most_slots or not size <= len(listed.actions) <= self._most_candidates:
+            return None
+        drawn = request_id or new_request_id()
+        # By place: names would cost as much as the checks.
+        selection = Selection(self.rules, unit_id, drawn, data[start:stop], (), listed, _ALL, features, _NO_SCORES, size, False, b"", "")
+        return PlainRequest(selection, data[begin:end] if request_id else b"")
 
     def _candidates(self, data: bytes, at: int, end: int) -> tuple[CandidateList, bytes] | None:
         """The candidates of a CandidateSet in [at, end), and their features."""
@@ -163,6 +166,8 @@ class PlainReaders:
         self._new_request_id = new_request_id
         self._places = {head: holder for holder in holders.values() for head in task_heads(holder.rules)}
         self._readers: dict[bytes, PlainReader] = {}
+        # How the last request began; one that begins alike is of the same task.
+        self._last = b"\0"
 
     def one(self, data: bytes) -> SelectRequest | PlainRequest:
         """The request of a serialised SelectRequest. Raises DecodeError."""
@@ -178,23 +183,25 @@ class PlainReaders:
         return [plain or message for plain, message in zip(found, messages, strict=True)] if found else messages
 
     def _plain(self, data: bytes, span: Span) -> PlainRequest | None:
-        start = span.start
+        start, begun = span.start, self._last
         try:
-            at = _behind_text(data, start) if data[start] == _TENANT[0] else start
-            at = _behind_text(data, at)
-            reader = self._reader(data[start:at])
-            return reader.read(data, span, at, self._new_request_id) if reader is not None else None
+            if not data.startswith(begun, start):
+                at = _behind_text(data, start) if data[start] == _TENANT[0] else start
+                begun = data[start : _behind_text(data, at)]
+            reader = self._reader(begun)
+            return reader.read(data, span, start + len(begun), self._new_request_id) if reader is not None else None
         except (IndexError, UnicodeDecodeError):
             return None
 
-    def _reader(self, begin: bytes) -> PlainReader | None:
+    def _reader(self, begun: bytes) -> PlainReader | None:
         """Of the task that is named so, by its rules of this moment."""
-        holder = self._places.get(begin)
+        holder = self._places.get(begun)
         if holder is None:
             return None
-        found = self._readers.get(begin)
+        self._last = begun
+        found = self._readers.get(begun)
         if found is None or found.rules is not holder.rules:
-            found = self._readers[begin] = PlainReader(holder.rules)
+            found = self._readers[begun] = PlainReader(holder.rules)
         return found
 
 
@@ -228,9 +235,10 @@ def listed_of(encoded: bytes) -> CandidateList | None:
 
 def _text(data: bytes, at: int) -> tuple[str, int]:
     """The text of a field and the place behind it. Raises IndexError if it is empty or long, or holds a NUL."""
-    stop = _behind_text(data, at)
+    size = data[at + 1]
+    stop = at + 2 + size
     found = data[at + 2 : stop]
-    if b"\0" in found or stop == at + 2:
+    if not 0 < size < _ONE_BYTE or 0 in found:
         raise IndexError
     return found.decode(), stop
 

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +22,10 @@ from serving.validate import Selection, refuse_unsound
 from serving.wire import SLOT_NUMBERS_BYTES, double, head, length_delimited, slot_numbers_of
 
 __all__ = ["DecidedBy", "Recorded", "Shared", "record", "shared_fields"]
+
+
+# Rows at a time from which their slots are laid out together.
+_FEW = 16
 
 
 class Recorded(NamedTuple):
@@ -52,42 +55,53 @@ class Shared(NamedTuple):
     response: bytes
 
 
-def record(decided: Decided) -> Iterator[Recorded]:
+def record(decided: Decided) -> list[Recorded]:
     """Record and answer of each decision of a group."""
-    slates, columns = decided.slates.tolist(), _columns(decided)
+    slates, sound, columns = decided.slates.tolist(), decided.sound.tolist(), _columns(decided)
     shared: dict[tuple[Assignment, int], Shared] = {}
-    for row, (place, asked) in enumerate(zip(decided.places, decided.asked, strict=True)):
-        slate = slates[row]
+    recorded = []
+    for row, (place, asked, slate) in enumerate(zip(decided.places, decided.asked, slates, strict=True)):
         if slate[-1] == ABSENT:
             slate = slate[: slate.index(ABSENT)]
-        fault = _fault(asked, slate, sound=columns.sound[row])
-        if fault is not None:
-            yield Recorded(place, b"", b"", fault)
+        if not slate or not sound[row]:
+            recorded.append(Recorded(place, b"", b"", _fault(asked, sound=sound[row])))
             continue
         kind = (asked.assignment, decided.bucket_batch[row])
         common = shared.get(kind) or shared.setdefault(kind, _shared(asked, kind[1], decided.bucket_candidates))
-        yield _recorded(decided, row, slate, columns, common)
+        recorded.append(_recorded(decided, row, slate, columns, common))
+    return recorded
 
 
 class _Columns(NamedTuple):
-    """Of a group of decisions: which are `sound`, the `propensities` of their slots, and `numbers`, SLOT_NUMBERS_BYTES for each of the
-    n x L slots."""
+    """Of a group of decisions: the `propensities` of their slots; `numbers`, SLOT_NUMBERS_BYTES for each of the n x L slots; and, where
+    all slates have L slots of one length, the fields `slots` of each Decision and of its SelectResponse."""
 
-    sound: list[bool]
     propensities: list[list[float]]
     numbers: bytes
+    slots: list[tuple[bytes, ...]] | None
 
 
 def _columns(decided: Decided) -> _Columns:
     propensities = decided.numerators / DENOMINATOR
     numbers = slot_numbers_of(decided.numerators, propensities, decided.scores)
-    return _Columns(decided.sound.tolist(), propensities.tolist(), numbers)
+    return _Columns(propensities.tolist(), numbers, _slot_blocks(decided, numbers))
 
 
-def _fault(asked: Asked, slate: list[int], *, sound: bool) -> RequestRefused | None:
-    """Why there is no decision."""
-    if sound and slate:
+def _slot_blocks(decided: Decided, numbers: bytes) -> list[tuple[bytes, ...]] | None:
+    """The slots of all rows at once, where their candidates are the same object and nothing is missing."""
+    n, slots = decided.slates.shape
+    listed, rules = decided.asked[0].selection.candidates, decided.asked[0].selection.rules
+    if n < _FEW or listed.head_blocks is None or rules.policy.section.range is not None:
         return None
+    if any(item.selection.candidates is not listed for item in decided.asked) or (decided.slates == ABSENT).any():
+        return None
+    behind = np.frombuffer(numbers, np.uint8).reshape(n, slots, SLOT_NUMBERS_BYTES)
+    blocks = [np.concatenate((heads[decided.slates], behind), axis=2).reshape(n, -1) for heads in listed.head_blocks]
+    return list(zip(*([row.tobytes() for row in block] for block in blocks), strict=True))
+
+
+def _fault(asked: Asked, *, sound: bool) -> RequestRefused:
+    """Why there is no decision."""
     if not sound:
         return refuse_unsound(asked.selection)
     return refused("candidates.eligible", "no candidate may be shown in this context (policy.wrappers: mask); ask with others")
@@ -95,26 +109,27 @@ def _fault(asked: Asked, slate: list[int], *, sound: bool) -> RequestRefused | N
 
 def _recorded(decided: Decided, row: int, slate: list[int], columns: _Columns, shared: Shared) -> Recorded:
     selection = decided.asked[row].selection
-    logged, answered = _slots(decided, row, slate, columns.numbers)
+    logged, answered = _slots(decided, row, slate, columns.numbers) if columns.slots is None else columns.slots[row]
     name = b"\x0a\x10" + decided.ids[row]
     request_id = selection.request_id.encode()
     request_id = head(b"", len(request_id)) + request_id
-    context = selection.context
+    unit_id, context = selection.unit_id.encode(), selection.context
     body = (
         name,
         shared.decision,
-        length_delimited(b"\x22", selection.unit_id.encode()),
+        head(b"\x22", len(unit_id)),
+        unit_id,
         b"\x2a",
         request_id,
         head(b"\x42", len(context)),
         context,
         *_candidate_set(selection),
-        *logged,
-        _seldom(selection),
+        logged,
+        _seldom(selection) if selection.parent_decision_id or selection.defaulted else b"",
     )
     response = (
         name,
-        *answered,
+        answered,
         double(b"\x19", math.prod(columns.propensities[row][: len(slate)])),
         shared.response,
         b"\x5a",
@@ -158,18 +173,16 @@ def _shared_by(
     return Shared(decision.SerializeToString(), SelectResponse(logged=True, **common).SerializeToString())
 
 
-def _slots(decided: Decided, row: int, slate: list[int], numbers: bytes) -> tuple[list[bytes], list[bytes]]:
-    """The fields `slots` of the Decision and of the SelectResponse, in parts."""
+def _slots(decided: Decided, row: int, slate: list[int], numbers: bytes) -> tuple[bytes, bytes]:
+    """The fields `slots` of the Decision and of the SelectResponse."""
     selection, start = decided.asked[row].selection, row * decided.slates.shape[1] * SLOT_NUMBERS_BYTES
     given = [numbers[at : at + SLOT_NUMBERS_BYTES] for at in range(start, start + len(slate) * SLOT_NUMBERS_BYTES, SLOT_NUMBERS_BYTES)]
     if selection.rules.policy.section.range is not None:
         slots = _valued(decided, row, slate, given)
-        return [length_delimited(b"\x52", slot) for slot in slots], [length_delimited(b"\x12", slot) for slot in slots]
+        return b"".join([length_delimited(b"\x52", slot) for slot in slots]), b"".join([length_delimited(b"\x12", slot) for slot in slots])
     logged, answered = selection.candidates.logged_heads, selection.candidates.answered_heads
-    return (
-        [part for index, number in zip(slate, given, strict=True) for part in (logged[index], number)],
-        [part for index, number in zip(slate, given, strict=True) for part in (answered[index], number)],
-    )
+    placed = list(zip(slate, given, strict=True))
+    return b"".join([logged[at] + number for at, number in placed]), b"".join([answered[at] + number for at, number in placed])
 
 
 def _valued(decided: Decided, row: int, slate: list[int], numbers: list[bytes]) -> list[bytes]:
@@ -198,8 +211,6 @@ def _candidate_set(selection: Selection) -> tuple[bytes, ...]:
 
 def _seldom(selection: Selection) -> bytes:
     """The fields that few decisions have."""
-    if not selection.parent_decision_id and not selection.defaulted:
-        return b""
     return Decision(parent_decision_id=selection.parent_decision_id, defaulted_features=selection.defaulted).SerializeToString()
 
 

@@ -30,9 +30,11 @@ from serving.engine import Engine
 from serving.errors import ServingError
 from serving.heartbeats import Heartbeats, heartbeat_event
 from serving.idempotency import RequestMemory
+from serving.log_health import LogHealth
 from serving.metrics import Metrics, Watched
 from serving.native import Limits, NativeServer, front, gathered
 from serving.planned import Planned
+from serving.request_ids import RequestIds
 from serving.servicer import GATHERED, Servicer, result
 from serving.shipping import Lag, Shipper, kafka_producer, lag_of
 from serving.snapshots import SnapshotHolder, SnapshotWatch
@@ -85,6 +87,7 @@ class Server:
         self._decisions = self._log(logs / DECISIONS, stamp_decision)
         self._feedback = self._log(logs / FEEDBACK, stamp_append)
         self._health = health.HealthServicer()
+        self._log_health = LogHealth(self._log_changed)
         self.metrics = Metrics(now_us=now_us)
         self._shippers = {name: self._shipper(logs / name) for name in (DECISIONS, FEEDBACK) if config.bootstrap and part.ships}
         self._guards = {name: self._guard(logs / name) for name in (DECISIONS, FEEDBACK)}
@@ -92,7 +95,7 @@ class Server:
         self._metrics_server: Any = None
         #: Where Prometheus may ask, or empty.
         self.metrics_address = ""
-        self._drained = False
+        self._ready = self._drained = False
         self._threads: list[SnapshotWatch | Heartbeats] = []
         self._grpc = self._grpc_server()
         self.port = self._bind()
@@ -117,8 +120,9 @@ class Server:
             _logger.info("task %s: warm after %.1f s, %s decides", key[1], time.monotonic() - started_s, holder.served.deciding.digest)
         self._threads = [
             SnapshotWatch(list(self._holders.values()), poll_s=self._config.poll_s, jitter_s=self._config.reload_jitter_s),
-            Heartbeats(self._decisions, every_s=self._config.heartbeat_s, now_us=now_us),
+            Heartbeats(self._decisions, append=self._append_heartbeat, every_s=self._config.heartbeat_s, now_us=now_us),
         ]
+        self._ready = True
         self._set_health(_SERVING)
 
     def drain(self) -> None:
@@ -195,8 +199,9 @@ class Server:
 
     def _planned(self) -> Planned:
         def append_framed(framed: Callable[[int], bytes]) -> None:
-            self._guards[DECISIONS].check()
-            self._decisions.append_framed(framed)
+            with self._log_health.watched():
+                self._guards[DECISIONS].check()
+                self._decisions.append_framed(framed)
 
         return Planned(front().Planner(), holders=self._holders, append_framed=append_framed, observer=self.metrics)
 
@@ -205,7 +210,7 @@ class Server:
             holders=self._holders,
             append=self._append_decisions,
             memory=RequestMemory(entries=self._config.remembered_requests),
-            new_request_id=_new_id,
+            new_request_id=RequestIds(),
             fall_back=self._config.on_log_full == "fallback",
             observer=self.metrics,
         )
@@ -213,8 +218,21 @@ class Server:
         return Servicer(self._engine, append_feedback=self._append_feedback, latest_us=lambda: now_us() + ahead_us)
 
     def _append_decisions(self, bodies: Sequence[bytes]) -> None:
-        self._guards[DECISIONS].check()
-        self._decisions.append_decisions(bodies)
+        with self._log_health.watched():
+            self._guards[DECISIONS].check()
+            self._decisions.append_decisions(bodies)
+
+    def _append_heartbeat(self, events: Sequence[Event]) -> None:
+        """An idle server learns by its heartbeats that the log takes records again. The bounds are for decisions: a heartbeat is small, and
+        is needed most while nothing else is said."""
+        with self._log_health.watched():
+            self._decisions.append(events)
+            self._guards[DECISIONS].check()
+
+    def _log_changed(self, takes: bool) -> None:
+        """While the log takes nothing, callers are sent elsewhere, unless this server has fallbacks for them."""
+        if self._ready and self._config.on_log_full == "refuse":
+            self._set_health(_SERVING if takes else _NOT_SERVING)
 
     def _append_feedback(self, events: Sequence[Event]) -> None:
         self._guards[FEEDBACK].check()

@@ -27,8 +27,8 @@ from serving.wire import head, length_delimited
 
 __all__ = ["BATCH_REQUESTS", "GATHERED", "Servicer", "result"]
 
-# Unary requests that are decided together, at most: more in a batch makes none of them cheaper.
-GATHERED = 64
+# Unary requests that are decided together, at most: what one compiled batch holds. More in a batch makes none of them cheaper.
+GATHERED = 32
 # Requests that a SelectBatch may hold.
 BATCH_REQUESTS = 1024
 

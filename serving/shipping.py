@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from bandits.durable import write_whole
 from protos.events_pb2 import Event, Heartbeat
@@ -117,7 +117,7 @@ class Shipper:
             raise ShippingFailed(str(error)) from error
         finally:
             if failures:
-                self._let_go(fatal=any(error.fatal() for error in failures))
+                self._let_go(fatal=any(map(_is_fatal, failures)))
         moved = chunk.next_offset != self._offset
         if moved:
             write_whole(self._mark, f"{chunk.next_offset}\n".encode())
@@ -188,6 +188,11 @@ class Shipper:
                 return
             if not news:
                 self._stop.wait(self._idle_s)
+
+
+def _is_fatal(error: Any) -> bool:
+    """Is a producer of no more use? `produce` of one that has ended says _FATAL, of which librdkafka's own flag knows nothing."""
+    return bool(error.fatal()) or error.code() == KafkaError._FATAL
 
 
 def _read_mark(path: Path) -> int:

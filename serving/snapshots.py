@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import jax
@@ -27,12 +27,13 @@ from serving.errors import NotReady, SnapshotNotServed
 from serving.fields import shown
 from serving.tasks import Shapes, TaskRules
 
-__all__ = ["Served", "SnapshotHolder", "SnapshotWatch", "SourceOfSnapshots", "warm_program"]
+__all__ = ["WHOLE", "Served", "SnapshotHolder", "SnapshotWatch", "SourceOfSnapshots", "warm_program"]
 
 _logger = logging.getLogger(__name__)
 # A snapshot that failed to load is tried again after 1, 2, 4, ... polls, at most so many.
 _MOST_POLLS_BETWEEN = 64
-_WHOLE = whole()
+#: The arm of everyone, where no promotion is staged.
+WHOLE = whole()
 
 
 class SourceOfSnapshots(Protocol):
@@ -71,7 +72,7 @@ class Served(NamedTuple):
     def assigned(self, *, task: str, unit_id: str) -> tuple[LoadedPolicy, Assignment]:
         """Who decides for a unit, and in which arm it is. The kill switch ends an experiment."""
         if self.kill_switch or self.challenger is None:
-            return self.deciding, _WHOLE
+            return self.deciding, WHOLE
         assignment = assign(task=task, unit_id=unit_id, split=self.split)
         return (self.challenger if assignment.arm == CHALLENGER_ARM else self.champion), assignment
 
@@ -203,22 +204,35 @@ def _without_ended_stage(served: Served, pointer: Pointer) -> Served:
 class SnapshotWatch:
     """A thread that looks at the store of every task, each `poll_s` seconds and a random part of `jitter_s` more."""
 
-    def __init__(self, holders: Sequence[SnapshotHolder], *, poll_s: float, jitter_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        holders: Sequence[SnapshotHolder],
+        *,
+        poll_s: float,
+        jitter_s: float = 0.0,
+        spread: Callable[[], float] | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """`spread`: numbers in [0, 1) that set several servers apart; nothing is drawn from them for a decision. `stop`: what is waited on
+        between two looks."""
         self._holders = holders
         self._poll_s, self._jitter_s = poll_s, jitter_s
-        # Nothing that is drawn for a decision: it only spreads the reloads of several servers.
-        self._spread = random.Random()
-        self._stop = threading.Event()
+        self._spread = spread or random.Random().random
+        self._stop = stop or threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshot-watch", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Ends the thread; a load that runs is waited for."""
         self._stop.set()
+        self.join()
+
+    def join(self) -> None:
+        """Waits until the thread has ended."""
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._poll_s + self._jitter_s * self._spread.random()):
+        while not self._stop.wait(self._poll_s + self._jitter_s * self._spread()):
             for holder in self._holders:
                 self._look(holder)
 

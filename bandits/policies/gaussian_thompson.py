@@ -24,8 +24,8 @@ class GaussianThompsonSettings(config.StrictModel):
 
     #: Prior deviation of an action's mean in deviations of the noise, > 0: 1 / prior_scale^2 pseudo-rows at the mean of all rewards.
     prior_scale: float = pydantic.Field(default=1.0, gt=0.0)
-    #: Nodes of the quadrature, 48..256.
-    nodes: int = pydantic.Field(default=NODES, ge=48, le=256)
+    #: Nodes of the quadrature, 32..256.
+    nodes: int = pydantic.Field(default=NODES, ge=32, le=256)
 
 
 def gaussian_thompson(dims: Dims, *, prior_scale: float = 1.0, nodes: int = NODES) -> Policy:

@@ -83,13 +83,16 @@ class LinearState(NamedTuple):
 class LinearParams(NamedTuple):
     """The posterior on standardised columns. Where each action has its block, the last one is the cold action's: the prior.
 
-    `centre` m []; `weights` theta [B, D]; `root` [B, D, D], |root x| the deviation of theta given beta; `bridge` [B, D, p], what theta
-    moves by as beta moves; `common_weights` beta [p]; `common_root` [p, p], |common_root u| its deviation.
+    `centre` m []; `weights` theta [B, D]; `unit` |root x| the deviation of theta . x given beta, `unit` [], `root` f32[B, D, D] with
+    entries in [-1, 1]; `bridge` [B, D, p], what theta moves by as beta moves; `common_weights` beta [p]; `common_root` [p, p],
+    |common_root u| its deviation. (The root is what scoring reads most of. As a length, its product forgives the rounding of float32,
+    about 1e-7 of a deviation; means are differences of large numbers, and stay in float64.)
     """
 
     standard: Standard
     centre: jax.Array
     weights: jax.Array
+    unit: jax.Array
     root: jax.Array
     bridge: jax.Array
     common_weights: jax.Array
@@ -166,7 +169,9 @@ def posterior(design: Design, state: LinearState, *, prior_scale: float, cold: b
     weights = alone - bridge @ beta
     left = jnp.maximum(spread - jnp.sum(weights * sums.own_moment) - jnp.sum(beta * sums.common_moment), 0.0)
     noise = jnp.sqrt(_noise_variance(rows, spread, left))
-    return LinearParams(standard, centre, weights, inverse * noise, bridge, beta, common_inverse * noise)
+    largest = jnp.max(jnp.abs(inverse))
+    root = (inverse / largest).astype(jnp.float32)
+    return LinearParams(standard, centre, weights, largest * noise, root, bridge, beta, common_inverse * noise)
 
 
 def _likeliest_share(design: Design, sums: _Sums, rows: jax.Array, spread: jax.Array, prior_scale: float) -> jax.Array:
@@ -201,9 +206,18 @@ def moments(design: Design, params: LinearParams, context: jax.Array, candidates
     if params.weights.shape[0] > _GATHER_ABOVE * block.shape[0]:
         params, block = _gathered(params, block), jnp.arange(block.shape[0], dtype=jnp.int32)
     mean = (params.weights @ own)[block] + common @ params.common_weights + params.centre
-    own_scale = jnp.linalg.norm(params.root @ own, axis=-1)[block]
+    own_scale = _own_scale(params, own)[block]
     unexplained = common - jnp.einsum("bdp,d->bp", params.bridge, own)[block]
     return Moments(mean=mean, own_scale=own_scale, loading=unexplained @ params.common_root.T)
+
+
+def _own_scale(params: LinearParams, own: jax.Array) -> jax.Array:
+    """Deviation of theta . x of each block given beta, f64[B]; `own` x [D]."""
+    largest = jnp.max(jnp.abs(own))
+    blocks, width, _ = params.root.shape
+    # Written as x times the rows of all blocks: a batch of requests is then one product of matrices, laid out as it is read.
+    product = jax.lax.dot_general((own / largest).astype(jnp.float32), params.root.reshape(-1, width), (((0,), (1,)), ((), ())))
+    return params.unit * largest * jnp.linalg.norm(product.reshape(blocks, width), axis=-1).astype(jnp.float64)
 
 
 def _gathered(params: LinearParams, block: jax.Array) -> LinearParams:

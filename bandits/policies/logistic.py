@@ -19,7 +19,7 @@ from bandits.policies.logistic_regression import (
 )
 from bandits.policies.rules import greedy
 from bandits.policy import Batch, Candidates, Dims, Policy
-from bandits.win_probability import win_probabilities
+from bandits.win_probability import NODES, win_probabilities
 from protos import config
 
 __all__ = ["LogisticThompsonSettings", "LogisticUcbSettings", "logistic_thompson", "logistic_ucb"]
@@ -32,8 +32,8 @@ class LogisticThompsonSettings(config.StrictModel):
     prior_scale: float = pydantic.Field(default=1.0, gt=0.0)
     #: Steps of Newton's method a batch, 1..100.
     iterations: int = pydantic.Field(default=8, ge=1, le=100)
-    #: Nodes of the quadrature, 48..256.
-    nodes: int = pydantic.Field(default=64, ge=48, le=256)
+    #: Nodes of the quadrature, 32..256.
+    nodes: int = pydantic.Field(default=NODES, ge=32, le=256)
 
 
 class LogisticUcbSettings(config.StrictModel):
@@ -47,7 +47,7 @@ class LogisticUcbSettings(config.StrictModel):
     iterations: int = pydantic.Field(default=8, ge=1, le=100)
 
 
-def logistic_thompson(dims: Dims, *, prior_scale: float = 1.0, iterations: int = 8, nodes: int = 64) -> Policy:
+def logistic_thompson(dims: Dims, *, prior_scale: float = 1.0, iterations: int = 8, nodes: int = NODES) -> Policy:
     """Logistic Thompson sampling: p_k = P(the posterior draw of k's log-odds is the largest), by quadrature.
 
     Rewards in [0, 1]; `prior_scale` > 0 in log-odds, `iterations` of Newton's method a batch, `nodes` of the quadrature. Chapelle and

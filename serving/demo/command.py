@@ -12,9 +12,6 @@ import typer
 
 from protos.command import refusing
 from protos.errors import ProtosError
-from serving.demo.gate_drill import run_drill
-from serving.demo.run import Plan, run_demo
-from serving.demo.traffic import Load
 from serving.errors import ServingError
 
 __all__ = ["demo", "drill"]
@@ -39,6 +36,10 @@ def demo(
     ] = "",
 ) -> None:
     """Run the whole loop on real data: server, joiner, learner and gate as processes, driven through gRPC."""
+    # Data sets and pictures take seconds to load, for which no server should wait.
+    from serving.demo.run import Plan, run_demo
+    from serving.demo.traffic import Load
+
     load = Load(rate=rate, batch=32, batch_workers=1, late_s=4.0)
     plan = Plan(folder=folder, tasks=tasks, seconds=seconds, decisions=decisions, load=load, seed=seed, task=task, bootstrap=bootstrap)
     figures = run_demo(plan)
@@ -57,6 +58,8 @@ def drill(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Plant challengers whose truth is known in a running loop: bad ones must be stopped, a good one promoted, and undone when it turns."""
+    from serving.demo.gate_drill import run_drill
+
     acts = run_drill(folder, config=config, seed=seed)
     if as_json:
         print(json.dumps([{**act._asdict(), "passed": act.passed} for act in acts], indent=1))

@@ -47,6 +47,8 @@ def form(name: str) -> Form:
     return forms[name]()
 
 
+# The product behind a deviation is taken in float32; measured: 2e-8 to 7e-8.
+DEVIATION = 3e-7
 FORMS = ("disjoint", "shared", "hybrid")
 
 
@@ -96,7 +98,7 @@ def test_mean_and_scale_are_those_of_the_definition(name: str, n: int) -> None:
     got, wanted = found(name, batch), expected(name, batch)
     np.testing.assert_allclose(got.mean, wanted.mean, rtol=1e-8, atol=1e-8)
     # Rewards that do not vary leave a noise of zero here, and of 1e-50 there, so that scales still compare.
-    np.testing.assert_allclose(got.scale, np.sqrt(np.diag(wanted.covariance)), rtol=1e-8, atol=1e-40)
+    np.testing.assert_allclose(got.scale, np.sqrt(np.diag(wanted.covariance)), rtol=DEVIATION, atol=1e-40)
 
 
 @pytest.mark.parametrize("name", ["shared", "hybrid"])

@@ -1,6 +1,7 @@
 """Benchmark of serving: one JSON object a line with --json, else a line of text a figure.
 
-    python tests/bench/serving.py --json [--only throughput,open,assign,peers] [--rounds 5] [--seconds 3] [--no-peers] [--front native]
+    python tests/bench/serving.py --json [--only throughput,open,assign,restarts,reloads,peers] [--rounds 5] [--seconds 3]
+        [--no-peers] [--front native]
 
 A request of 1.7 KB: 32 context features, 20 candidates with 16 features each, a slate of three with its propensities, logged before the
 reply. Servers run on one core, the load (h2load, of nghttp2) on another; rounds alternate between ours and what it is compared with.
@@ -15,6 +16,8 @@ import contextlib
 import functools
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +76,8 @@ class World(NamedTuple):
         command = [sys.executable, "-m", "serving", "serve", "--tasks", str(self.folder / "tasks"), "--store", str(self.folder / "store")]
         command += ["--logs", str(self.folder / f"logs-{name}"), "--address", "127.0.0.1:0", "--threads", str(threads)]
         command += ["--front", self.front]
-        return Pinned([*command, "--compilation-cache", str(self.folder / "xla"), *flags], core=self.core)
+        # Kept between runs: a cold start compiles for a minute.
+        return Pinned([*command, "--compilation-cache", str(ROOT / ".bench" / "xla"), *flags], core=self.core)
 
     def echo(self, *, threads: int) -> Pinned:
         """The no-op echo."""
@@ -110,17 +114,26 @@ def request(task: TaskPolicy) -> SelectRequest:
 
 
 def _publish(store: Store, task: TaskPolicy) -> None:
-    """Makes a policy the champion that has learned from 2,000 random rows."""
-    first = ensure_champion(store, task, now_us=1)
+    """Makes a policy the champion that has learned from 2,000 random rows, and keeps another beside it to reload."""
+    ensure_champion(store, task, now_us=1)
     policy, rng = build(task.spec), np.random.default_rng(0)
-    batch = Batch.of(
-        rng.normal(size=(2_000, CONTEXT)), rng.integers(0, 20, 2_000), rng.normal(size=2_000), features=rng.normal(size=(2_000, FEATURES))
-    )
-    about = {"schema_digest": task.schema.digest, "config_digest": task.config_digest, "kind": "change", "created_us": 2}
-    manifest = {"tenant": task.tenant, "task": task.name, "actions": task.schema.actions, **about}
-    digest = store.publish(Draft(spec=task.spec, state=jax.jit(policy.update)(policy.init(), batch), manifest=manifest))
-    verdict = {"decision": "promote", "challenger": digest, "champion": first.digest}
-    store.promote(digest, verdict=verdict, expected=first, now_us=3, actor="bench")
+    for created_us in (3, 2):
+        batch = Batch.of(
+            rng.normal(size=(2_000, CONTEXT)),
+            rng.integers(0, 20, 2_000),
+            rng.normal(size=2_000),
+            features=rng.normal(size=(2_000, FEATURES)),
+        )
+        about = {"schema_digest": task.schema.digest, "config_digest": task.config_digest, "kind": "change", "created_us": created_us}
+        manifest = {"tenant": task.tenant, "task": task.name, "actions": task.schema.actions, **about}
+        _promote(store, store.publish(Draft(spec=task.spec, state=jax.jit(policy.update)(policy.init(), batch), manifest=manifest)))
+
+
+def _promote(store: Store, digest: str) -> None:
+    pointer = store.champion()
+    assert pointer is not None
+    verdict = {"decision": "promote", "challenger": digest, "champion": pointer.digest}
+    store.promote(digest, verdict=verdict, expected=pointer, now_us=pointer.moved_us + 1, actor="bench")
 
 
 def checked(world: World, server: Any) -> None:
@@ -202,6 +215,50 @@ def assignment(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
         yield Figure("Assign, p99 at 2,000/s, open loop", p99, "ms", 5.0, "lower", None, None, None, rounds, note)
 
 
+def reloads(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
+    """p99 at half of capacity while a champion is reloaded every three seconds, beside p99 without; each run at least a minute or a part
+    of it that `seconds` gives."""
+    store, ratios, moves, failed = Store(world.folder / "store", "bench"), [], [], 0
+    with world.server("reloads", threads=16, flags=("--set", "poll_s=0.1")) as server:
+        capacity = world.load(server, "Select", "one", seconds=seconds, shape=(4, 8)).rate
+        body, length_s = (world.folder / "one").read_bytes()[5:], 20.0 * seconds
+        send = functools.partial(open_loop, server.address, SERVICE + "Select", body, rate=capacity / 2, core=world.load_core)
+        for _ in range(rounds):
+            quiet, stop = send(seconds=length_s / 3), threading.Event()
+            moving = threading.Thread(target=_reload_until, args=(store, stop, moves))
+            moving.start()
+            busy = send(seconds=length_s)
+            stop.set()
+            moving.join()
+            ratios.append(busy.p99_ms / quiet.p99_ms)
+            failed += busy.failed
+    note = f"{len(moves)} reloads; failed {failed}; by round: {_spread(ratios)}"
+    yield Figure("Select, p99 with reloads / without", float(np.median(ratios)), "x", 2.0, "lower", None, None, None, rounds, note)
+
+
+def _reload_until(store: Store, stop: threading.Event, moves: list[str]) -> None:
+    """Every three seconds the champion before becomes the champion again."""
+    while not stop.wait(3.0):
+        pointer = store.champion()
+        assert pointer is not None
+        _promote(store, pointer.previous)
+        moves.append(pointer.previous)
+
+
+def restarts(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
+    """From the start of a process to its first answer, on a cache of compiled programs that an earlier one has left."""
+    times = []
+    with world.server("restart", threads=16):
+        pass
+    for _ in range(rounds):
+        began_s = time.monotonic()
+        with world.server("restart", threads=16) as server:
+            times.append(time.monotonic() - began_s)
+            checked(world, server)
+    value, note = float(np.median(times)), f"by round: {_spread(times)}"
+    yield Figure("Restart to ready, warm cache", value, "s", 5.0, "lower", None, None, None, rounds, note)
+
+
 def peers(world: World, *, rounds: int, seconds: int, names: Sequence[str]) -> Iterator[Figure]:
     """Other stacks on the same request and core, each with Vowpal Wabbit behind it."""
     with world.server("peers", threads=32) as server, contextlib.ExitStack() as running:
@@ -233,7 +290,7 @@ def main() -> None:
     """Runs what is asked for, and prints it as it comes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--only", default="throughput,open,assign,peers", help="parts to run, separated by commas")
+    parser.add_argument("--only", default="throughput,open,assign,restarts,reloads,peers", help="parts to run, separated by commas")
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds")
     parser.add_argument("--seconds", type=int, default=3, help="length of one load, seconds")
     parser.add_argument("--no-peers", action="store_true", help="install and run no peers")
@@ -242,6 +299,7 @@ def main() -> None:
     given = parser.parse_args()
     beside = functools.partial(peers, names=given.peers.split(","))
     parts: dict[str, Any] = {"throughput": throughput, "open": latency, "assign": assignment, "peers": beside}
+    parts |= {"restarts": restarts, "reloads": reloads}
     with tempfile.TemporaryDirectory() as scratch:
         world = world_in(Path(scratch), front=given.front)
         for part in given.only.split(","):

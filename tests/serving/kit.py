@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -95,8 +95,9 @@ def serving_from(folder: Path, tasks: Path, **settings: Any) -> Iterator[Server]
 class Process:
     """`serving serve` in a process of its own, on a compilation cache that the session shares."""
 
-    def __init__(self, folder: Path, tasks: Path, cache: Path, *flags: str) -> None:
-        self.folder, self._command = folder, [sys.executable, "-m", "serving", "serve", "--tasks", str(tasks)]
+    def __init__(self, folder: Path, tasks: Path, cache: Path, *flags: str, program: Sequence[str] = ("-m", "serving")) -> None:
+        """`program`: what Python runs as `serving`."""
+        self.folder, self._command = folder, [sys.executable, *program, "serve", "--tasks", str(tasks)]
         self._command += ["--store", str(folder / "store"), "--logs", str(folder / "logs"), "--address", "127.0.0.1:0"]
         self._command += ["--compilation-cache", str(cache), *flags]
         self._process: subprocess.Popen[str] | None = None

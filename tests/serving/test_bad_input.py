@@ -206,6 +206,9 @@ def test_a_log_that_is_closed_is_unavailable_and_nothing_else_is(server: Server,
         assert caller.policy("shop").policy == "uniform"
     finally:
         guard.reason, guard._next_s = "", 0.0
+        # As the next append does, or the next heartbeat: here nothing may stand in the log.
+        with server._log_health.watched():
+            pass
 
 
 def test_reflection_is_off(channel: grpc.Channel) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from serving.errors import RequestIdReused
 from serving.idempotency import RequestMemory
+from serving.request_ids import RequestIds
 
 KEY = ("default", "task", "r")
 
@@ -53,3 +54,9 @@ def test_a_memory_of_none_remembers_none() -> None:
     assert memory.claim(KEY, body=b"1") is None
     memory.keep(KEY, answer=b"answer")
     assert memory.claim(KEY, body=b"2") is None
+
+
+def test_drawn_ids_are_the_bytes_that_were_drawn_each_once() -> None:
+    numbers = iter(range(10**6))
+    ids = RequestIds(lambda size: b"".join(next(numbers).to_bytes(16, "big") for _ in range(size // 16)))
+    assert {ids() for _ in range(512)} == {f"{number:032x}" for number in range(512)} and next(numbers) == 512

@@ -1,7 +1,9 @@
-"""Two hundred reloads: memory stays flat, nothing compiles, and a rollback is one look away."""
+"""Two hundred reloads: memory stays flat, nothing compiles, a rollback is one look away, and servers look at times of their own."""
 
 import gc
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +11,7 @@ from bandits.config import TaskPolicy
 from bandits.programs import compilations
 from bandits.store import Store
 from protos.task import load_task
-from serving.snapshots import SnapshotHolder
+from serving.snapshots import SnapshotHolder, SnapshotWatch
 from serving.tasks import parse_rules
 from tests.serving.kit import promote, publish
 
@@ -41,3 +43,54 @@ def test_the_checker_of_memory_sees_what_is_kept() -> None:
     before = resident_mib()
     kept = [bytearray(1 << 20) for _ in range(2 * SOME_MIB)]
     assert resident_mib() - before > SOME_MIB and len(kept) == 2 * SOME_MIB
+
+
+class Waits(threading.Event):
+    """A stop that comes after so many looks, and remembers for how long each was waited for."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self._looks, self.waited_s = looks, list[float]()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if len(self.waited_s) == self._looks:
+            return True
+        self.waited_s.append(timeout or 0.0)
+        return False
+
+
+class Looked:
+    """Counts the looks; the second one fails."""
+
+    looks = 0
+    rules = SimpleNamespace(name="shop")
+
+    def refresh(self) -> bool:
+        self.looks += 1
+        if self.looks == 2:
+            raise OSError("the store is away")
+        return False
+
+    def refresh_catalogue(self) -> bool:
+        return False
+
+
+def test_each_look_waits_its_own_part_of_the_jitter_and_outlives_a_failure() -> None:
+    waits, holder, parts = Waits(4), Looked(), iter([0.0, 0.25, 0.5, 0.999, 0.0])
+    SnapshotWatch([holder], poll_s=2.0, jitter_s=8.0, spread=parts.__next__, stop=waits).join()  # type: ignore[list-item]
+    assert waits.waited_s == [2.0, 4.0, 6.0, 9.992] and holder.looks == 4
+
+
+def test_servers_do_not_wait_alike() -> None:
+    waited = []
+    for _ in range(2):
+        waits = Waits(3)
+        SnapshotWatch([], poll_s=1.0, jitter_s=30.0, stop=waits).join()
+        waited.append(waits.waited_s)
+    assert waited[0] != waited[1] and all(1.0 <= part < 31.0 for part in (*waited[0], *waited[1]))
+
+
+def test_without_jitter_every_look_waits_the_same() -> None:
+    waits = Waits(3)
+    SnapshotWatch([], poll_s=1.5, stop=waits).join()
+    assert waits.waited_s == [1.5] * 3

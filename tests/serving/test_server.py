@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bandits.config import TaskPolicy
-from bandits.programs import compilations
+from bandits.programs import BATCH_BUCKETS, compilations
 from bandits.store import Store
 from protos.events_pb2 import CandidateSet, Event
 from protos.policy_pb2 import GetPolicyRequest, SelectRequest, SelectResponse
@@ -97,9 +97,11 @@ def test_swaps_under_load_lose_no_call_and_compile_nothing(start_server: Callabl
     answers, errors = hammer(server.address, shop, workers=3, until=promoted_all)
     assert not errors and len(answers) >= 5
     assert {answer.snapshot_digest for answer in answers} <= set(order)
-    for batch in (1, 2, 9, 65, 300):
-        with PolicyClient(server.address) as caller:
+    with PolicyClient(server.address) as caller:
+        for batch in sorted({size + step for size in BATCH_BUCKETS for step in (-1, 0, 1)} - {0}):
             caller.select_batch([select_request(shop)] * batch)
+        for count in range(1, 9):
+            caller.send_select(select_request(shop, candidates=CandidateSet(actions=list("abcdefgh")[:count]), slate_size=min(count, 3)))
     assert compilations() == compiled
 
 

@@ -1,11 +1,12 @@
 """Shipping to Kafka against librdkafka's mock cluster (small volumes: it drops what is beyond 5 MiB a partition)."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from protos.events_pb2 import Decision, Event, Heartbeat, Reward
 from serving.bounds import LogBounds, LogGuard
@@ -126,6 +127,96 @@ def test_a_fatal_error_takes_a_new_producer_and_any_other_the_same(writer: LogWr
     made[0].error = None
     drained(shipper)
     assert made[fatal].sent == (3 if fatal else 6) and shipper.lag.size_bytes == 0
+
+
+# Every error that librdkafka has a name for.
+CODES = {name: code for name, code in sorted(vars(KafkaError).items()) if isinstance(code, int) and name.strip("_").isupper()}
+# It is no error.
+del CODES["NO_ERROR"]
+
+
+class Raising(Scripted):
+    """A producer whose `produce`, or whose queue, says the error instead of the delivery."""
+
+    def __init__(self, error: KafkaError) -> None:
+        super().__init__(None)
+        self.raised: Exception | None = KafkaException(error)
+
+    def produce(self, topic: str, payload: bytes, *, on_delivery: Any, **_: Any) -> None:
+        if self.raised is not None:
+            raised, self.raised = self.raised, None
+            raise raised
+        super().produce(topic, payload, on_delivery=on_delivery)
+
+
+@pytest.fixture(scope="module")
+def shipped_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    log = tmp_path_factory.mktemp("codes")
+    made = LogWriter(log, stamp=stamp_append, now_us=lambda: NOW_US, segment_bytes=4096, sync_s=0.001)
+    made.append(rewards("c", 3))
+    made.close()
+    return log
+
+
+@pytest.mark.parametrize("fatal", [False, True], ids=["", "fatal"])
+@pytest.mark.parametrize("producer", [Scripted, Raising])
+def test_whatever_librdkafka_says_nothing_moves_and_the_chunk_is_sent_again(
+    producer: type[Scripted], fatal: bool, shipped_log: Path
+) -> None:
+    """All names of librdkafka's errors, delivered and raised. One that ends a producer, and only such a one, is answered by a new one."""
+    for name, code in CODES.items():
+        (shipped_log / "shipped").unlink(missing_ok=True)
+        error = KafkaError(code, "said so", fatal=fatal)
+        bad, good = producer(error), Scripted(None)
+        made = iter([bad, good])
+        shipper = Shipper(shipped_log, producer=lambda made=made: next(made), now_us=lambda: NOW_US)  # type: ignore[misc]
+        with pytest.raises(ShippingFailed):
+            shipper.step()
+        ended = fatal or name == "_FATAL"
+        assert shipper.lag.size_bytes > 0 and bad.purged and shipper.fatal_errors == ended, name
+        bad.error = None
+        drained(shipper)
+        assert shipper.lag.size_bytes == 0 and (good if ended else bad).sent >= 3, name
+
+
+def test_there_is_no_error_of_librdkafka_that_was_left_out() -> None:
+    assert len(CODES) > 150 and {"_ALL_BROKERS_DOWN", "_QUEUE_FULL", "_FATAL", "MSG_SIZE_TOO_LARGE", "UNKNOWN_PRODUCER_ID"} <= set(CODES)
+
+
+def test_the_thread_outlives_errors_that_are_none_of_librdkafkas(writer: LogWriter, tmp_path: Path) -> None:
+    """A producer that cannot even be made, then one whose queue stays full: the log is shipped by the third."""
+    writer.append(rewards("t", 2))
+    bad, good, shipped_all = Raising(KafkaError(KafkaError._FATAL)), Scripted(None), threading.Event()
+    makers: list[Any] = [OSError("no library"), bad, good]
+
+    def make() -> Any:
+        made = makers.pop(0)
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    good.flush = lambda timeout_s: shipped_all.set() or 0  # type: ignore[func-returns-value,method-assign,assignment]
+    shipper = Shipper(tmp_path / "feedback", producer=make, now_us=lambda: NOW_US, idle_s=0.001, most_retry_s=0.001)
+    shipper.start()
+    assert shipped_all.wait(20)
+    shipper.close(timeout_s=20)
+    assert shipper.retries == 2 and shipper.fatal_errors == 1 and good.sent == 2 and shipper.lag.size_bytes == 0
+
+
+def test_a_queue_that_stays_full_after_a_failure_is_left(writer: LogWriter, tmp_path: Path) -> None:
+    writer.append(rewards("q", 3))
+
+    class Full(Scripted):
+        def produce(self, topic: str, payload: bytes, *, on_delivery: Any, **_: Any) -> None:
+            if self.sent:
+                raise BufferError("queue full")
+            super().produce(topic, payload, on_delivery=on_delivery)
+
+    full = Full(KafkaError(KafkaError._MSG_TIMED_OUT))
+    shipper = Shipper(tmp_path / "feedback", producer=lambda: full, now_us=lambda: NOW_US)
+    with pytest.raises(ShippingFailed, match="TIMED_OUT"):
+        shipper.step()
+    assert full.purged and shipper.lag.size_bytes > 0
 
 
 def test_the_end_of_the_process_ships_what_stands_in_the_log(writer: LogWriter, tmp_path: Path, bootstrap: str) -> None:

@@ -1,4 +1,4 @@
-"""Other serving stacks with Vowpal Wabbit's SquareCB behind them, in an environment of their own. Touches processes and disk."""
+"""Other serving stacks with Vowpal Wabbit's SquareCB behind them, each in an environment of its own. Touches processes and disk."""
 
 import contextlib
 import json
@@ -50,13 +50,12 @@ def peer_servers(
     running: contextlib.ExitStack, names: Sequence[str], *, folder: Path, scratch: Path, core: int
 ) -> dict[str, tuple[Peer | None, str]]:
     """Each peer that is named, started on the core, or why it is not there."""
-    stacks = {name: PEERS[name] for name in names}
-    python, faults = installed(("vowpalwabbit", "numpy", *(item for stack in stacks.values() for item in stack.packages)), folder=folder)
     found: dict[str, tuple[Peer | None, str]] = {}
-    for name, stack in stacks.items():
-        missing = [faults[package] for package in stack.packages if package in faults]
-        if missing:
-            found[name] = (None, f"cannot be installed: {missing[0]}")
+    for name in names:
+        stack = PEERS[name]
+        python, faults = installed(("vowpalwabbit", "numpy", *stack.packages), folder=folder / name)
+        if faults:
+            found[name] = (None, f"cannot be installed: {'; '.join(f'{package}: {fault}' for package, fault in faults.items())}")
             continue
         body = scratch / f"body-{name}.json"
         body.write_text(json.dumps(_body(name)))

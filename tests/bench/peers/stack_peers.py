@@ -1,4 +1,4 @@
-"""One peer's server, run by the interpreter of the peers' own environment: `python stack_peers.py NAME`.
+"""One peer's server, run by the interpreter of its own environment: `python stack_peers.py NAME`.
 
 Each answers {"unit", "context": 32 numbers, "candidates": 20 x 16 numbers} with one action by SquareCB of Vowpal Wabbit and its
 probability: no slate, no log. That is less work than ours.

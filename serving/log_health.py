@@ -1,0 +1,43 @@
+"""Whether the decision log takes records, told to whoever shows the server's health: callers go elsewhere while it does not."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from serving.errors import LogUnavailable
+
+__all__ = ["LogHealth"]
+
+_logger = logging.getLogger(__name__)
+
+
+class LogHealth:
+    """Notes how each append ends, and calls `tell` when that changes. Thread-safe."""
+
+    def __init__(self, tell: Callable[[bool], None]) -> None:
+        """`tell`: the log takes records (true), or takes none."""
+        self._tell = tell
+        self._lock = threading.Lock()
+        #: Did the last append go through?
+        self.takes = True
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Around one append."""
+        try:
+            yield
+        except LogUnavailable as error:
+            self._note(False, str(error))
+            raise
+        self._note(True, "")
+
+    def _note(self, takes: bool, why: str) -> None:
+        if takes == self.takes:
+            return
+        with self._lock:
+            if takes == self.takes:
+                return
+            self.takes = takes
+            self._tell(takes)
+        _logger.log(logging.INFO if takes else logging.ERROR, "decision log: %s", "takes records again" if takes else f"takes none: {why}")
