@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export PYTHONPATH :=
 export VIRTUAL_ENV :=
 
-.PHONY: help setup front demo drill test test-slow fuzz check format bench proto clean
+.PHONY: help setup front front-test demo drill test test-slow fuzz check format bench proto clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ drill: $(STAMP)  ## plant bad and good challengers in a running loop, and see th
 front: $(STAMP)  ## build the native front end (Rust 1.85 or newer) and install it into .venv
 	@command -v cargo >/dev/null || { echo "front: cargo is not here; install Rust (https://rustup.rs), or serve with --front grpcio" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps ./serving/front
+
+front-test:  ## the front end's own tests in Rust: decoders under random input, and lints
+	cd serving/front && cargo fmt --all --check && cargo test --quiet --locked -p slateloop-wire
 
 test: $(STAMP)  ## the test suite, in two processes
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadgroup

@@ -1,6 +1,6 @@
 """Benchmark of serving: one JSON object a line with --json, else a line of text a figure.
 
-    python tests/bench/serving.py --json [--only throughput,open,assign,restarts,reloads,peers] [--rounds 5] [--seconds 3]
+    python tests/bench/serving.py --json [--only throughput,open,fixed,assign,restarts,reloads,peers] [--rounds 5] [--seconds 3]
         [--no-peers] [--front native]
 
 A request of 1.7 KB: 32 context features, 20 candidates with 16 features each, a slate of three with its propensities, logged before the
@@ -14,6 +14,8 @@ request id in the request: h2load sends one body over and over, and a repeated i
 import argparse
 import contextlib
 import functools
+import json
+import subprocess
 import sys
 import tempfile
 import threading
@@ -42,6 +44,8 @@ from protos.policy_pb2 import AssignRequest, Context, SelectBatchRequest, Select
 from protos.task import load_task
 
 ROOT = Path(__file__).resolve().parents[2]
+# Built from serving/front/load.
+LOAD, RATE = ROOT / "serving" / "front" / "target" / "release" / "slateloop-load", 10_000
 SERVICE = "/slateloop.v1.PolicyService/"
 ACTIONS = tuple(f"item-{index:02d}" for index in range(20))
 CONTEXT, FEATURES, SLOTS, BATCH = 32, 16, 3, 64
@@ -204,6 +208,20 @@ def latency(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
         yield Figure("Select, p99 at half of capacity, open loop", p99, "ms", 5.0, "lower", None, None, None, rounds, note)
 
 
+def fixed_rate(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
+    """p99 of Select at 10,000 a second with Poisson arrivals, from the intended send time; a generator in Python can't send as many."""
+    if not LOAD.exists():
+        sys.exit("serving benchmark: --only fixed needs its generator: cargo build --release -p slateloop-load, in serving/front")
+    with world.server("fixed", threads=16) as server:
+        command = ["taskset", "-c", str(world.load_core), str(LOAD), server.address, SERVICE + "Select", str(world.folder / "one")]
+        runs = [json.loads(subprocess.check_output([*command, str(RATE), str(seconds), "8"])) for _ in range(rounds)]
+        middle = {name: float(np.median([run[name] for run in runs])) for name in ("p50_ms", "p99_ms", "p999_ms")}
+        note = (
+            f"failed {sum(run['failed'] for run in runs)}; p50 {middle['p50_ms']:.2f} ms, p99.9 {middle['p999_ms']:.2f} ms; 8 connections"
+        )
+        yield Figure(f"Select, p99 at {RATE:,}/s, open loop", middle["p99_ms"], "ms", 2.0, "lower", None, None, None, rounds, note)
+
+
 def assignment(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
     """p99 of Assign, which is a hash alone, at 2,000 a second."""
     with world.server("assign", threads=16) as server:
@@ -299,7 +317,7 @@ def main() -> None:
     given = parser.parse_args()
     beside = functools.partial(peers, names=given.peers.split(","))
     parts: dict[str, Any] = {"throughput": throughput, "open": latency, "assign": assignment, "peers": beside}
-    parts |= {"restarts": restarts, "reloads": reloads}
+    parts |= {"fixed": fixed_rate, "restarts": restarts, "reloads": reloads}
     with tempfile.TemporaryDirectory() as scratch:
         world = world_in(Path(scratch), front=given.front)
         for part in given.only.split(","):

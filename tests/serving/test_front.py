@@ -8,13 +8,14 @@ from typing import Any
 
 import grpc
 import pytest
+import trustme
 
 from bandits.config import TaskPolicy
 from bandits.first import ensure_champion
 from bandits.store import Store
 from protos.events_pb2 import Event
 from protos.policy_pb2 import SelectRequest
-from serving import engine
+from serving import engine, native
 from serving.calls import Arrived, CallHandler
 from serving.client import PolicyClient
 from serving.errors import RequestRefused, ServerFault
@@ -243,3 +244,43 @@ def test_a_passed_deadline_is_not_decided(server: Server, shop: TaskPolicy) -> N
 def test_a_second_start_is_refused(server: Server) -> None:
     with pytest.raises(RuntimeError, match="start"):
         server._grpc._front.start()
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["client certificate", "any client"])
+def test_tls_is_spoken_where_it_is_bound_and_whom_it_takes(server: Server, signed: bool) -> None:
+    """The front alone, with an answerer that echoes."""
+    authority = trustme.CA()
+    own, caller = authority.issue_cert("localhost"), authority.issue_cert("caller@example.org")
+    chain, key = b"".join(part.bytes() for part in own.cert_chain_pems), own.private_key_pem.bytes()
+    about: dict[str, Any] = {"max_message_bytes": 1 << 20, "max_metadata_bytes": 1 << 14, "max_concurrent_rpcs": 8, "deadline_cap_s": 5.0}
+    front = native.front().Front(gathered="/a.B/Echo", most=8, with_metadata=False, **about)
+    clients = authority.cert_pem.bytes() if signed else None
+    port = front.bind("localhost:0", tls=(chain, key, clients))
+    thread = threading.Thread(target=front.run, args=(lambda messages, *_: messages, print))
+    thread.start()
+    front.start()
+    certificate = {"private_key": caller.private_key_pem.bytes(), "certificate_chain": caller.cert_chain_pems[0].bytes()} if signed else {}
+    with grpc.secure_channel(f"localhost:{port}", grpc.ssl_channel_credentials(authority.cert_pem.bytes(), **certificate)) as channel:
+        assert channel.unary_unary("/a.B/Echo")(b"said", timeout=20) == b"said"
+    strangers = [grpc.insecure_channel(f"localhost:{port}")]
+    if signed:
+        strangers.append(grpc.secure_channel(f"localhost:{port}", grpc.ssl_channel_credentials(authority.cert_pem.bytes())))
+    for channel in strangers:
+        with channel, pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary("/a.B/Echo")(b"said", timeout=20)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    front.stop(1.0)
+    thread.join()
+
+
+@pytest.mark.parametrize("change", [{"deadline_cap_s": -1.0}, {"deadline_cap_s": float("nan")}])
+def test_settings_that_are_none_are_refused_by_name(server: Server, change: dict[str, float]) -> None:
+    about: dict[str, Any] = {"max_message_bytes": 1, "max_metadata_bytes": 1, "max_concurrent_rpcs": 1, "deadline_cap_s": 1.0, **change}
+    with pytest.raises(ValueError, match="deadline_cap_s"):
+        native.front().Front(gathered="/a.B/C", most=1, with_metadata=False, **about)
+
+
+def test_a_key_that_is_none_is_refused_by_name(server: Server) -> None:
+    about: dict[str, Any] = {"max_message_bytes": 1, "max_metadata_bytes": 1, "max_concurrent_rpcs": 1, "deadline_cap_s": 1.0}
+    with pytest.raises(ValueError, match=r"tls: .*PEM"):
+        native.front().Front(gathered="/a.B/C", most=1, with_metadata=False, **about).bind("localhost:0", tls=(b"", b"", None))

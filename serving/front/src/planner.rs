@@ -71,7 +71,8 @@ impl Planner {
         for head in &heads {
             tasks.heads.insert(head.clone(), number);
         }
-        let task = Task::new(heads, before_context, context_bytes, behind_context, default_features, own, default_size, max_slots, max_candidates);
+        let task =
+            Task::new(heads, before_context, context_bytes, behind_context, default_features, own, default_size, max_slots, max_candidates);
         let around = Around { before: id_before, behind: id_behind };
         tasks.known.insert(number, Known { task, around, slot_counts, look_up });
         Ok(())
@@ -191,8 +192,19 @@ impl Plan {
 
     /// Makes records and answers of what was decided for a group: `slates` i32, `numerators` u32, `scores` f64 [n, L] and `sound` bool [n],
     /// as little-endian bytes; `decision` and `response`: what all of them share, serialised. A request without a decision joins the rest.
-    fn make(&self, py: Python<'_>, group: usize, slates: &[u8], numerators: &[u8], scores: &[u8], sound: &[u8], decision: &[u8], response: &[u8]) -> PyResult<()> {
-        let group = self.groups.get(group).ok_or_else(|| PyValueError::new_err(format!("group: there is no {group}; give one of the plan's")))?;
+    fn make(
+        &self,
+        py: Python<'_>,
+        group: usize,
+        slates: &[u8],
+        numerators: &[u8],
+        scores: &[u8],
+        sound: &[u8],
+        decision: &[u8],
+        response: &[u8],
+    ) -> PyResult<()> {
+        let group =
+            self.groups.get(group).ok_or_else(|| PyValueError::new_err(format!("group: there is no {group}; give one of the plan's")))?;
         let cells = group.items.len() * group.slots;
         if (slates.len(), numerators.len(), scores.len(), sound.len()) != (4 * cells, 4 * cells, 8 * cells, group.items.len()) {
             return Err(PyValueError::new_err(format!("make: the columns do not have {} x {} cells", group.items.len(), group.slots)));

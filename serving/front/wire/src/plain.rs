@@ -82,7 +82,19 @@ impl Task {
     ) -> Self {
         let feature_bytes = default_features.len();
         let lists = HashMap::new();
-        Task { heads, before_context, context_bytes, behind_context, feature_bytes, default_features, own, default_size, max_slots, max_candidates, lists }
+        Task {
+            heads,
+            before_context,
+            context_bytes,
+            behind_context,
+            feature_bytes,
+            default_features,
+            own,
+            default_size,
+            max_slots,
+            max_candidates,
+            lists,
+        }
     }
 
     /// The request whose unit begins at `at`; None if it is not plain. `look_up` works out candidates that were not seen before.
@@ -121,7 +133,12 @@ impl Task {
         }
     }
 
-    fn candidates(&mut self, data: &[u8], place: Range<usize>, look_up: &mut dyn FnMut(&[u8]) -> Option<Listed>) -> Option<(Arc<Listed>, Features)> {
+    fn candidates(
+        &mut self,
+        data: &[u8],
+        place: Range<usize>,
+        look_up: &mut dyn FnMut(&[u8]) -> Option<Listed>,
+    ) -> Option<(Arc<Listed>, Features)> {
         let set = data.get(place.clone())?;
         let (mut stop, mut count) = (0, 0);
         while set.get(stop) == Some(&ACTION) {
@@ -204,7 +221,14 @@ mod tests {
 
     fn listed(encoded: &[u8]) -> Option<Listed> {
         let count = encoded.iter().filter(|byte| **byte == 1).count();
-        Some(Listed { encoded: encoded.to_vec(), count, width: 8, words: vec![0; 96], logged_heads: Vec::new(), answered_heads: Vec::new() })
+        Some(Listed {
+            encoded: encoded.to_vec(),
+            count,
+            width: 8,
+            words: vec![0; 96],
+            logged_heads: Vec::new(),
+            answered_heads: Vec::new(),
+        })
     }
 
     const SOUND: &[u8] = b"\x12\x04shop\x1a\x01u\x2a\x0c\x12\x0812345678\x1a\x00\x32\x10\x0a\x01a\x0a\x01b\x22\x08abcdefgh\x40\x02";
