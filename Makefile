@@ -34,7 +34,7 @@ front: $(STAMP)  ## build the native front end (Rust 1.85 or newer) and install 
 	@command -v cargo >/dev/null || { echo "front: cargo is not here; install Rust (https://rustup.rs), or serve with --front grpcio" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps ./serving/front
 
-front-test:  ## the front end's own tests in Rust: decoders under random input, and lints
+front-test:  ## the front end's own tests in Rust: decoders under random input
 	cd serving/front && cargo fmt --all --check && cargo test --quiet --locked -p slateloop-wire
 
 test: $(STAMP)  ## the test suite, in two processes
