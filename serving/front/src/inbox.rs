@@ -26,6 +26,7 @@ pub enum Other {
 }
 
 /// What Python takes at once.
+#[derive(Default)]
 pub struct Taken {
     pub waiting: Vec<Waiting>,
     pub others: Vec<Other>,
@@ -35,8 +36,10 @@ pub struct Taken {
 struct State {
     waiting: VecDeque<Waiting>,
     others: Vec<Other>,
-    /// The Python thread sleeps, and nobody is about to wake it.
-    asleep: bool,
+    /// The Python thread wants what there is, and nobody is about to hand it over.
+    asks: bool,
+    /// It may take what there is now.
+    ready: bool,
     closed: bool,
 }
 
@@ -58,36 +61,41 @@ impl Inbox {
         Inbox { state: Mutex::default(), come: Condvar::new(), most }
     }
 
-    /// Leaves a call. True: the Python thread sleeps, and the caller is the one to see to it that it is woken.
+    /// Leaves a call. True: the Python thread asks for it, and the caller is the one to see to it that it is handed over.
     pub fn put(&self, call: Waiting) -> bool {
         let mut state = self.lock();
         state.waiting.push_back(call);
-        std::mem::take(&mut state.asleep)
+        std::mem::take(&mut state.asks)
     }
 
     /// As `put`, for what else there is.
     pub fn tell(&self, other: Other) -> bool {
         let mut state = self.lock();
         state.others.push(other);
-        std::mem::take(&mut state.asleep)
+        std::mem::take(&mut state.asks)
     }
 
+    /// Hands over what there is.
     pub fn wake(&self) {
-        // Under the lock: whoever is between its look and its sleep must not miss it.
-        let _state = self.lock();
+        self.lock().ready = true;
         self.come.notify_one();
     }
 
-    /// Whatever has come, once something has; None where nothing will come any more.
-    pub fn take(&self) -> Option<Taken> {
+    /// Whatever has come, once something has; None where nothing will come any more. `ask` is called where something waits already, and has
+    /// to see to it that `wake` is called.
+    pub fn take(&self, ask: impl FnOnce()) -> Option<Taken> {
         let mut state = self.lock();
-        while state.is_empty() && !state.closed {
-            state.asleep = true;
+        if state.is_empty() {
+            state.asks = true;
+        } else {
+            ask();
+        }
+        while !state.ready && !state.closed {
             state = self.come.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.asleep = false;
+        (state.asks, state.ready) = (false, false);
         if state.is_empty() {
-            return None;
+            return (!state.closed).then(Taken::default);
         }
         let count = self.most.min(state.waiting.len());
         Some(Taken { waiting: state.waiting.drain(..count).collect(), others: std::mem::take(&mut state.others) })
@@ -96,7 +104,7 @@ impl Inbox {
     /// Nothing more will come.
     pub fn close(&self) {
         self.lock().closed = true;
-        self.wake();
+        self.come.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

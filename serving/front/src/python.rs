@@ -15,7 +15,7 @@ use crate::shared::Shared;
 /// Answers until the inbox is closed. `answer_all(messages, waited_s, overdue, metadata)` gives bytes, or (code, message, trailers), for each
 /// message; `begin(call)` takes a call that is not gathered, and must not block.
 pub fn run(py: Python<'_>, shared: &Shared, answer_all: &Bound<'_, PyAny>, begin: &Bound<'_, PyAny>) {
-    while let Some(taken) = py.detach(|| shared.inbox.take()) {
+    while let Some(taken) = py.detach(|| shared.inbox.take(|| shared.arrived.notify_one())) {
         for other in taken.others {
             hear(py, other, begin);
         }
