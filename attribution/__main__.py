@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +28,8 @@ from attribution.housekeeping import expire as expire_tables
 from attribution.kafka_source import KafkaSource
 from attribution.lint import lint as lint_files
 from attribution.membership import Membership
+from attribution.memory import keep_freed_memory
+from attribution.metrics import serve_metrics
 from attribution.producer import EventProducer
 from attribution.settings import JoinConfig, config_parts, load_join_config
 from attribution.sources import Source
@@ -85,6 +88,9 @@ def run(
     session_s: Annotated[
         float, typer.Option(help="A member that is silent for so long loses its partitions, seconds.", min=1.0, max=1800.0)
     ] = 10.0,
+    metrics_address: Annotated[
+        str | None, typer.Option(help="Answer Prometheus at this address: freshness, watermarks, counts.", metavar="HOST:PORT")
+    ] = None,
     poll_s: Annotated[float, typer.Option(help="Shortest time between two micro-batches, seconds.", min=0.05, max=60.0)] = 1.0,
     until_final: Annotated[bool, typer.Option("--until-final", help="End when every source has sent its final heartbeat.")] = False,
     overrides: Overrides = None,
@@ -99,8 +105,11 @@ def run(
     client = _Client(bootstrap, settings=_settings(kafka), prefix=prefix)
     opened = _source(source, logs=logs, client=client, members=client.members(group, name=member, session_s=session_s))
     total = _Total()
+    keep_freed_memory()
     try:
         worker = Worker(opened, out=out, config=config)
+        if metrics_address is not None:
+            print(f"metrics: {serve_metrics(worker, metrics_address, now_us=lambda: time.time_ns() // 1_000)}", file=sys.stderr)
         run_worker(worker, poll_s=poll_s, stop=until_signalled(), until_final=until_final, on_progress=total.add)
     finally:
         opened.close()

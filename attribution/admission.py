@@ -1,11 +1,10 @@
 """Which events take part in the join, by the config: decided from the event alone, so the verdict never depends on when we looked. Pure."""
 
-from collections.abc import Mapping
-
 import polars as pl
 
 from attribution.events import DAMAGE, UNDECODABLE
 from attribution.settings import JoinConfig
+from attribution.tally import Counts, tally_by
 
 __all__ = ["CONTRADICTIONS", "REASONS", "judge", "quarantined"]
 
@@ -63,10 +62,12 @@ def judge(events: pl.DataFrame, *, config: JoinConfig) -> pl.DataFrame:
     return judged.with_columns(fault=pl.coalesce("fault", *_faults(config))).drop("known")
 
 
-def quarantined(judged: pl.DataFrame) -> Mapping[str, int]:
+def quarantined(judged: pl.DataFrame) -> Counts:
     """Events by the reason for which `judge` refused them. Damage is no event, and is not in it."""
-    refused = judged.filter(pl.col("fault").is_not_null() & (pl.col("kind") != DAMAGE))
-    return dict(refused.group_by("fault").len().sort("fault").iter_rows())
+    if judged["fault"].null_count() == judged.height:
+        return {}
+    refused = judged.select("partition", "kind", "fault").filter(pl.col("fault").is_not_null() & (pl.col("kind") != DAMAGE))
+    return tally_by(refused, "fault")
 
 
 def _faults(config: JoinConfig) -> list[pl.Expr]:

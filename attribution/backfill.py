@@ -50,7 +50,7 @@ def backfill_landed(landed: Path, *, out: Path, config: JoinConfig, within: Time
     everything = underived_events(events_table, landed_offsets=offsets, derived={})
     events = within.of(erase(everything, read_deletions(landed)))
     deriver = Deriver(_empty_table(out), partitions=partitions, config=config)
-    return Progress(events.height, deriver.derive(events, offsets=offsets))
+    return Progress(events.height, deriver.derive(events, offsets=offsets).rows)
 
 
 def backfill_source(
@@ -78,7 +78,7 @@ def backfill_source(
             continue
         quiet = 0
         frame = within.of(erase(decode(raws), erased))
-        done = Progress(frame.height, deriver.derive(frame, offsets=offsets))
+        done = Progress(frame.height, deriver.derive(frame, offsets=offsets).rows)
         events, rows = events + done.events, rows + done.rows
         on_progress(done)
     return Progress(events, rows)

@@ -30,7 +30,7 @@ def parts(rewards: pl.DataFrame, *, peers: pl.DataFrame, config: JoinConfig) -> 
     """The rewards, once for each decision that has a part in them: `decision_id` filled in, `value` times `credit`.
 
     `rewards`: rewards without a decision. `peers`: every decision that is held of their units (decision_id, tenant, task, unit_id,
-    event_time_us, append_time_us, payload).
+    partition, event_time_us, append_time_us, payload).
     """
     touches = _touches(rewards.with_row_index("copy"), peers, config)
     shared = _shares(touches)
@@ -42,7 +42,8 @@ def parts(rewards: pl.DataFrame, *, peers: pl.DataFrame, config: JoinConfig) -> 
 
 def _touches(rewards: pl.DataFrame, peers: pl.DataFrame, config: JoinConfig) -> pl.DataFrame:
     """One row a reward and touched decision."""
-    keys = ["tenant", "task", "unit_id"]
+    # The partition too: another worker may derive the unit's events in another one.
+    keys = ["partition", "tenant", "task", "unit_id"]
     near = peers.join(rewards.select(keys).unique(), on=keys, how="semi")
     slates = pl.Series("slate", decision_table(near["payload"].to_list())["slot_action"].combine_chunks())
     theirs = near.select(*keys, "decision_id", decided_us="event_time_us", decided_append_us="append_time_us").with_columns(slates)

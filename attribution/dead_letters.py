@@ -28,10 +28,16 @@ def dead_letters(landed: pl.DataFrame, *, config: JoinConfig) -> pl.DataFrame:
     judged = judge(landed.filter(pl.col("kind") != DAMAGE), config=config)
     alone = judged.filter(pl.col("fault").is_not_null()).with_columns(reason="fault")
     sound = judged.filter(pl.col("fault").is_null()).select(landed.columns)
-    decisions = sound.filter(pl.col("kind") == "decision").sort("append_time_us", "payload").unique("decision_id", keep="first")
+    decisions = (
+        sound.filter(pl.col("kind") == "decision").sort("append_time_us", "payload").unique(["partition", "decision_id"], keep="first")
+    )
     feedback = sound.filter(pl.col("kind").is_in(["impression", "reward"]))
     contradicting = derive(decisions, feedback, config=config).refused
-    homeless = feedback.filter(~unattributed()).join(decisions, on="decision_id", how="anti").with_columns(reason=pl.lit("no_decision"))
+    homeless = (
+        feedback.filter(~unattributed())
+        .join(decisions, on=["partition", "decision_id"], how="anti")
+        .with_columns(reason=pl.lit("no_decision"))
+    )
     reasons = pl.concat([frame.select("event", "reason") for frame in (alone, contradicting, homeless)])
     found = landed.join(reasons.unique("event", keep="first", maintain_order=True), on="event", how="inner")
     return found.select(*LETTER_COLUMNS, "payload").sort(_PLACE)

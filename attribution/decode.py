@@ -5,6 +5,7 @@ is one Event; or one behind the header of a schema registry (Confluent's framing
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,8 @@ from attribution.wire import Part, key_parts, lists_of
 from protos.task import DEFAULT_TENANT
 
 __all__ = ["decode"]
+
+Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 _DECISION_ID_BYTES = 16
 _ID_COLUMNS = ("tenant", "task", "unit_id", "decision_id", "event_time_us", "event_id", "name", "value", "slot", "action", "producer")
@@ -32,14 +35,20 @@ _FIELDS = {
 
 
 def decode(raws: Sequence[Raw] | Raws) -> pl.DataFrame:
-    """The records as events with the columns of EVENT_SCHEMA, in the order in which they came. Raises nothing: see `fault`."""
+    """The records as events with the columns of EVENT_SCHEMA, kind by kind, each in the order in which they came.
+
+    Raises nothing: see `fault`.
+    """
     records = unpacked(raws if isinstance(raws, Raws) else Raws.of(raws))
-    events = _places(records).hstack(_fields(records.payloads))
-    return events.with_columns(_faults(records)).select(_sound_columns())
+    fields, rows = _fields(records.payloads)
+    places = _places(records)
+    # What is read kind by kind stays so: to bring all fields of all kinds back into one order costs as much as reading them.
+    events = (places if _ascending(rows) else places[rows]).hstack(fields)
+    return events.with_columns(_faults()).select(_sound_columns())
 
 
 def _places(records: Raws) -> pl.DataFrame:
-    """Where each event comes from, and itself."""
+    """Where each event comes from, itself, and the reason of its damage."""
     columns = {
         "topic": records.topics,
         "partition": records.partitions,
@@ -48,20 +57,23 @@ def _places(records: Raws) -> pl.DataFrame:
         "payload": records.payloads,
     }
     types = {**EVENT_COLUMNS, "taken_us": pl.Int64}
-    return pl.DataFrame([pl.Series(name, values, dtype=types[name]) for name, values in columns.items()])
+    damages = pl.repeat(None, len(records.payloads), dtype=pl.String, eager=True).alias("damage")
+    if records.damages:
+        damages = damages.scatter(list(records.damages), list(records.damages.values()))
+    return pl.DataFrame([*(pl.Series(name, values, dtype=types[name]) for name, values in columns.items()), damages])
 
 
-def _fields(payloads: pa.BinaryArray) -> pl.DataFrame:
-    """The fields of all kinds side by side: what a kind does not have is null."""
+def _fields(payloads: pa.BinaryArray) -> tuple[pl.DataFrame, Rows]:
+    """The fields of all kinds side by side, kind by kind, and which payload each row is; what a kind does not have is null."""
     parts = key_parts(payloads)
     frames = [_of_part(part) for part in parts]
     rows = np.concatenate([np.zeros(0, np.int64), *(part.rows for part in parts)])
     lost = np.setdiff1d(np.arange(len(payloads)), rows, assume_unique=True) if len(rows) < len(payloads) else rows[:0]
-    fields = pl.concat([*frames, pl.DataFrame(schema=_FIELDS).clear(lost.size)])
-    rows = np.concatenate([rows, lost])
-    back = np.empty_like(rows)
-    back[rows] = np.arange(rows.size)
-    return fields if (back[1:] > back[:-1]).all() else fields[back]
+    return pl.concat([*frames, pl.DataFrame(schema=_FIELDS).clear(lost.size)]), np.concatenate([rows, lost])
+
+
+def _ascending(rows: Rows) -> bool:
+    return bool((rows[1:] > rows[:-1]).all())
 
 
 def _of_part(part: Part) -> pl.DataFrame:
@@ -104,18 +116,15 @@ def _sound_columns() -> list[pl.Expr]:
     return [narrow.get(name, pl.col(name)) for name in EVENT_COLUMNS]
 
 
-def _faults(records: Raws) -> list[pl.Expr]:
+def _faults() -> list[pl.Expr]:
     """`kind`, `append_time_us` and `fault`: the first thing that an event lacks."""
-    damages = pl.Series("damage", [None] * len(records.payloads), dtype=pl.String)
-    if records.damages:
-        damages = damages.scatter(list(records.damages), list(records.damages.values()))
-    damaged, lost = pl.lit(damages).is_not_null(), pl.col("kind").is_null()
+    damaged, lost = pl.col("damage").is_not_null(), pl.col("kind").is_null()
     kind = pl.when(damaged).then(pl.lit(DAMAGE)).when(lost).then(pl.lit(UNDECODABLE)).otherwise("kind")
     taken = pl.when(pl.col("taken_us") > 0).then("taken_us").otherwise(pl.when(~lost).then("logged_us").otherwise(0))
     undecodable = pl.when(lost).then(pl.lit(UNDECODABLE))
     unlogged = pl.when(~lost & (taken <= 0)).then(pl.lit("append_time_missing"))
     reasons = [pl.when(condition).then(pl.lit(reason)) for reason, condition in _FAULTS]
-    fault = pl.coalesce(pl.lit(damages), undecodable, unlogged, *reasons, "unsound")
+    fault = pl.coalesce("damage", undecodable, unlogged, *reasons, "unsound")
     return [kind.alias("kind"), taken.alias("append_time_us"), fault.alias("fault")]
 
 

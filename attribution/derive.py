@@ -12,7 +12,6 @@ What is left is attributed. A row is `corrected` where something attributed was 
 """
 
 import hashlib
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +23,7 @@ from attribution import credit, exposure, outcomes
 from attribution.decisions import decision_table
 from attribution.reward_function import computed
 from attribution.settings import JoinConfig
+from attribution.tally import Counts, minus, plus, tally, tally_by
 from attribution.watermarks import FINAL_US
 from protos import events_pb2
 
@@ -43,6 +43,7 @@ DERIVED_COLUMNS = (
     "status",
     "join_config_digest",
 )
+Times = np.ndarray[Any, np.dtype[np.int64]]
 _NOT_IN_LOG = (events_pb2.FALLBACK_REASON_LOG_FULL, events_pb2.FALLBACK_REASON_CLIENT)
 
 
@@ -51,24 +52,22 @@ class Derived(NamedTuple):
     refused or late, with their `reason`."""
 
     rows: pa.Table
-    counts: Mapping[str, int]
+    counts: Counts
     refused: pl.DataFrame = pl.DataFrame()
 
 
-def derive(
-    decisions: pl.DataFrame, feedback: pl.DataFrame, *, config: JoinConfig, watermark_us: int = FINAL_US, peers: pl.DataFrame | None = None
-) -> Derived:
-    """One row a decision: provisional where `watermark_us` has not reached its close, as far as events go that are there.
+def derive(decisions: pl.DataFrame, feedback: pl.DataFrame, *, config: JoinConfig, peers: pl.DataFrame | None = None) -> Derived:
+    """One row a decision, when all is over.
 
-    `decisions`: decision_id (distinct), tenant, task, unit_id, event_time_us, append_time_us, payload. `feedback`: impressions and
-    rewards of sound form, every copy of them; those of other decisions are not looked at. `peers`: decisions that may share a reward
-    with these, these among them (needed where a task has a `credit` rule).
+    `decisions`: partition, decision_id (distinct in it), tenant, task, unit_id, event_time_us, append_time_us, payload. `feedback`:
+    impressions and rewards of sound form, every copy of them; those of other decisions are not looked at. `peers`: decisions that may
+    share a reward with these, these among them (needed where a task has a `credit` rule).
     """
     tasks = config.task_frame.select("tenant", "task", "task_row")
     decisions = decisions.join(tasks, on=["tenant", "task"], how="left", maintain_order="left")
-    row = decisions.select("decision_id").with_row_index("row")
-    direct = feedback.join(row, on="decision_id", how="inner")
-    return derive_paired(decisions, direct, shared=feedback, config=config, watermark_us=watermark_us, peers=peers)
+    row = decisions.select("partition", "decision_id").with_row_index("row")
+    direct = feedback.join(row, on=["partition", "decision_id"], how="inner")
+    return derive_paired(decisions, direct, shared=feedback, config=config, peers=peers)
 
 
 def derive_paired(
@@ -77,18 +76,20 @@ def derive_paired(
     *,
     shared: pl.DataFrame | None,
     config: JoinConfig,
-    watermark_us: int = FINAL_US,
+    now_us: Times | None = None,
     peers: pl.DataFrame | None = None,
 ) -> Derived:
     """As `derive`, of decisions that know the `task_row` of their task, and feedback that knows the `row` of its decision.
 
-    Rewards that know none are in `shared`.
+    Rewards that know none are in `shared`. With `now_us`, the watermark of each decision, rows are provisional where it has not reached
+    their close, as far as events go that are there.
     """
     limits = config.task_frame.drop("tenant", "task", "task_row").select(pl.all().gather(decisions["task_row"]))
     heads = (
         decisions.with_row_index("row")
         .hstack(limits)
-        .with_columns(provisional=pl.col("event_time_us") + pl.col("window_us") > watermark_us, now_us=pl.lit(watermark_us))
+        .with_columns(now_us=pl.lit(FINAL_US) if now_us is None else pl.Series(now_us, dtype=pl.Int64))
+        .with_columns(provisional=pl.col("event_time_us") + pl.col("window_us") > pl.col("now_us"))
     )
     feedback = _with_parts(feedback, shared=shared, heads=heads, peers=decisions if peers is None else peers, config=config)
     body = decision_table(decisions["payload"].to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.binary()))
@@ -97,17 +98,14 @@ def derive_paired(
     shown = exposure.expose(mine.filter(pl.col("kind") == "impression"), places=places, body=body)
     seen = places.with_columns(shown.seen)
     paid = outcomes.attribute(mine.filter(pl.col("kind") == "reward"), places=seen, outcomes=config.outcome_frame)
-    for contradicted in (shown.refused, paid.refused):
-        for reason, count in contradicted.items():
-            counts[reason] = counts.get(reason, 0) + count
-    counts["outside_window"] = counts.get("outside_window", 0) + paid.outside_window
-    counts["attributed"] = shown.events + paid.events
-    scored = outcomes.score(heads, paid.events_frame, places=seen, outcomes=config.outcome_frame, open_yet=watermark_us < FINAL_US)
+    refused_later = [frame.select(refused.columns) for frame in (shown.refused_events, paid.refused_events)]
+    attributed = [tally("attributed", part.counted) for part in (shown, paid)]
+    counts = plus(counts, *attributed, tally("outside_window", paid.outside), *(tally_by(frame, "reason") for frame in refused_later))
+    scored = outcomes.score(heads, paid.events_frame, places=seen, outcomes=config.outcome_frame, open_yet=now_us is not None)
     derived = _columns(heads, body=body, places=places, shown=shown, scored=scored, corrected=_corrected(heads, shown, paid))
     for name, column in derived.items():
         body = body.append_column(name, column)
-    events = [refused, *(frame.select(refused.columns) for frame in (shown.refused_events, paid.refused_events))]
-    return Derived(_with_own_rewards(body, config), {name: count for name, count in counts.items() if count}, pl.concat(events))
+    return Derived(_with_own_rewards(body, config), counts, pl.concat([refused, *refused_later]))
 
 
 def _with_parts(
@@ -118,7 +116,8 @@ def _with_parts(
     if shared is None or not config.shares:
         return direct
     parts = credit.parts(shared.filter(credit.unattributed()), peers=peers, config=config)
-    return pl.concat([direct, parts.join(heads.select("decision_id", "row"), on="decision_id").select(direct.columns)])
+    theirs = heads.select("partition", "decision_id", "row")
+    return pl.concat([direct, parts.join(theirs, on=["partition", "decision_id"]).select(direct.columns)])
 
 
 def _with_own_rewards(rows: pa.Table, config: JoinConfig) -> pa.Table:
@@ -132,7 +131,7 @@ def _with_own_rewards(rows: pa.Table, config: JoinConfig) -> pa.Table:
     return rows
 
 
-def _standing(heads: pl.DataFrame, feedback: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, int]]:
+def _standing(heads: pl.DataFrame, feedback: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, Counts]:
     """The events that stand after steps 1 to 3 (and 4 for impressions), with `row` and their decision's words; the refused; the counts."""
     decided = [pl.col(name).alias(f"{name}_decided") for name in ("unit_id", "tenant", "task")]
     theirs = heads.select("task_row", *decided, *_LIMITS, decided_us="event_time_us")[feedback["row"].to_numpy()]
@@ -153,11 +152,11 @@ def _standing(heads: pl.DataFrame, feedback: pl.DataFrame) -> tuple[pl.DataFrame
     standing, duplicates = _winners(judged.filter(pl.col("verdict").is_null()))
     outside = standing.select(outside=before | unseen)["outside"]
     # Parts of a shared reward count once, when no decision takes them any more (`join.COUNTS`).
-    counts = dict(judged.filter(pl.col("credit").is_null()).drop_nulls("verdict").group_by("verdict").len().iter_rows())
-    counts |= {"duplicates": duplicates, "outside_window": int((outside & standing["credit"].is_null()).sum())}
+    refused = judged.filter(pl.col("verdict").is_not_null()).select(*feedback.columns, reason="verdict")
+    beside = standing.filter(outside & standing["credit"].is_null())["partition"]
+    counts = plus(tally_by(refused.filter(pl.col("credit").is_null()), "reason"), duplicates, tally("outside_window", beside))
     known_us = pl.max_horizontal("append_time_us", "peers_append_us")
     kept = standing.filter(~outside).with_columns(corrects=known_us >= closed_us + pl.col("grace_us"))
-    refused = judged.drop_nulls("verdict").select(*feedback.columns, reason="verdict")
     return kept, refused, counts
 
 
@@ -165,13 +164,13 @@ _LIMITS = ("impression_us", "window_us", "grace_us", "late_us", "slate_age_us")
 _IDENTITY = ("kind", "row", "event_id")
 
 
-def _winners(copies: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+def _winners(copies: pl.DataFrame) -> tuple[pl.DataFrame, Counts]:
     """One copy of each event: smallest payload hash, smallest append time over the copies; and how many copies fell away."""
     # By a hash first, which is cheap; what only has the same hash comes out as it went in.
     mixed = pl.col("event_id").hash() ^ pl.col("row").hash() ^ pl.col("kind").hash()
     repeated = copies.select(mixed.is_duplicated()).to_series()
     if not repeated.any():
-        return copies, 0
+        return copies, {}
     several = copies.filter(repeated).with_columns(
         append_time_us=pl.col("append_time_us").min().over(_IDENTITY), differs=pl.col("payload").n_unique().over(_IDENTITY) > 1
     )
@@ -179,8 +178,8 @@ def _winners(copies: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     hashes = [_content_hash(payload) if differs else b"" for payload, differs in several.select("payload", "differs").iter_rows()]
     ranked = several.drop("differs").with_columns(pl.Series("hash", hashes, dtype=pl.Binary)).sort("hash")
     chosen = ranked.unique(_IDENTITY, keep="first", maintain_order=True).drop("hash")
-    fallen = several["credit"].null_count() - chosen["credit"].null_count()
-    return pl.concat([copies.filter(~repeated), chosen]), fallen
+    before, after = (tally("duplicates", frame.filter(pl.col("credit").is_null())["partition"]) for frame in (several, chosen))
+    return pl.concat([copies.filter(~repeated), chosen]), minus(before, after)
 
 
 def _content_hash(payload: bytes) -> bytes:

@@ -4,31 +4,36 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from attribution.admission import judge
 from attribution.events import EVENT_SCHEMA, empty_events
+from attribution.freshness import commit_metadata, reward_times
 from attribution.join import JoinState, empty_state, rebuild, step_judged, without
+from attribution.join_state import merged, of_partitions
 from attribution.positions import LaneMarks, derived_positions, read_derived, read_marks
 from attribution.settings import JoinConfig
 from attribution.sources import Offsets, Partition
 from attribution.tables import PositionedTable, text
-from attribution.watermarks import FINAL_US, advance, partition_watermark
+from attribution.tally import of_partition
+from attribution.watermarks import FINAL_US, advance_all, partition_watermark
 from protos.observations import OBSERVATION_SCHEMA
 
-__all__ = ["Deriver", "no_point", "underived_events"]
+__all__ = ["Deriver", "Written", "no_point", "underived_events"]
+
+_NO_ROWS = OBSERVATION_SCHEMA.empty_table()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Lane:
-    """One partition: its state, its marks, and rows that are still to be written."""
+class Written(NamedTuple):
+    """What a commit of observations holds: revisions, and how many of them are of slates that were shown otherwise than decided."""
 
-    state: JoinState
-    marks: LaneMarks
-    rows: pa.Table
+    rows: int
+    overridden: int
 
 
 def no_point(name: str) -> None:
@@ -53,64 +58,87 @@ class Deriver:
     ) -> None:
         self._table, self._config, self._landed, self._at_point = table, config, landed, at_point
         self.offsets: Offsets = {}
-        self._lanes: dict[int, _Lane] = {}
+        self._state: JoinState = empty_state()
+        self._marks: dict[int, LaneMarks] = {}
+        # Rows of a recovery that are still to be written.
+        self._rows: pa.Table = _NO_ROWS
         self.follow(partitions)
 
     def follow(self, partitions: Sequence[Partition]) -> None:
         """Derives these partitions from now on: those it had go on, those that are new are recovered from the tables."""
         numbers = sorted({p.number for p in partitions})
-        new = [p for p in partitions if p.number not in self._lanes]
+        new = [p for p in partitions if p.number not in self._marks]
         kept = {p: offset for p, offset in self.offsets.items() if p in partitions and p not in new}
         self.offsets = {**kept, **read_derived(self._table.position, new)}
-        self._lanes = {number: self._lanes.get(number) or self._recovered(number) for number in numbers}
+        if lost := self._marks.keys() - numbers:
+            self._marks = {number: marks for number, marks in self._marks.items() if number not in lost}
+            self._state = of_partitions(self._state, self._marks.keys())
+            self._rows = self._rows.filter(pc.is_in(self._rows["partition"], pa.array(list(self._marks), pa.int32())))
+        for number in sorted({p.number for p in new}):
+            self._recover(number)
 
     @property
     def watermarks_us(self) -> Mapping[int, int]:
         """Watermark of each partition, microseconds since the epoch."""
-        return {number: partition_watermark(lane.marks.watermarks) for number, lane in self._lanes.items()}
+        return {number: partition_watermark(marks.watermarks) for number, marks in self._marks.items()}
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Feedback of these partitions by what it counted as."""
+        named = [marks.counts for marks in self._marks.values()]
+        return {name: sum(counts.get(name, 0) for counts in named) for counts in named for name in counts}
 
     @property
     def final(self) -> bool:
         """True = every source of every partition has ended."""
-        return bool(self._lanes) and all(watermark == FINAL_US for watermark in self.watermarks_us.values())
+        return bool(self._marks) and all(watermark == FINAL_US for watermark in self.watermarks_us.values())
 
-    def derive(self, events: pl.DataFrame, *, offsets: Offsets) -> int:
-        """Takes in the events up to `offsets` and commits what follows from them; the number of rows. Raises Fenced, TableError."""
-        stepped = {number: self._stepped(number, lane, events) for number, lane in self._lanes.items()}
+    def derive(self, events: pl.DataFrame, *, offsets: Offsets) -> Written:
+        """Takes in the events up to `offsets` and commits what follows from them. Raises Fenced, TableError."""
+        state, marks, rows = self._stepped(events)
         self._at_point("stepped")
-        rows = pa.concat_tables([lane.rows for lane in stepped.values()])
-        self._table.append(rows, positions=derived_positions(offsets, {number: lane.marks for number, lane in stepped.items()}))
-        self._lanes = {number: dataclasses.replace(lane, rows=lane.rows.slice(0, 0)) for number, lane in stepped.items()}
+        self._table.append(rows, positions=derived_positions(offsets, marks), metadata=commit_metadata(reward_times(events)))
+        self._state, self._marks, self._rows = state, marks, _NO_ROWS
         self.offsets = offsets
         self._at_point("derived")
-        return int(rows.num_rows)
+        return Written(rows.num_rows, pc.sum(rows["overridden"]).as_py() or 0)
 
     def erase(self, deletions: pl.DataFrame) -> None:
         """Forgets what deletions cover of the open windows."""
-        self._lanes = {number: dataclasses.replace(lane, state=without(lane.state, deletions)) for number, lane in self._lanes.items()}
+        self._state = without(self._state, deletions)
 
-    def _stepped(self, number: int, lane: _Lane, events: pl.DataFrame) -> _Lane:
-        mine = events.filter(pl.col("partition") == number)
-        judged = judge(mine, config=self._config)
-        watermarks = advance(lane.marks.watermarks, judged, grace_us=self._config.grace_us)
-        watermark_us = partition_watermark(watermarks)
-        state, rows = step_judged(lane.state, judged, watermark_us=watermark_us, config=self._config)
-        commits = lane.marks.commits + (rows.num_rows > 0 or lane.rows.num_rows > 0)
-        stamped = _stamped(rows, partition=number, watermark_us=watermark_us, commit_seq=commits)
-        return _Lane(state, LaneMarks(watermarks, commits, state.counts), pa.concat_tables([lane.rows, stamped]))
+    def _stepped(self, events: pl.DataFrame) -> tuple[JoinState, dict[int, LaneMarks], pa.Table]:
+        """The next state, the marks of each partition, and the rows to write."""
+        judged = judge(events, config=self._config)
+        watermarks = advance_all(
+            {number: marks.watermarks for number, marks in self._marks.items()}, judged, grace_us=self._config.grace_us
+        )
+        watermark_us = {number: partition_watermark(own) for number, own in watermarks.items()}
+        state, rows = step_judged(self._state, judged, watermark_us=watermark_us, config=self._config)
+        written = set(pc.unique(rows["partition"]).to_pylist()) | set(pc.unique(self._rows["partition"]).to_pylist())
+        marks = {
+            number: LaneMarks(watermarks[number], own.commits + (number in written), of_partition(state.counts, number))
+            for number, own in self._marks.items()
+        }
+        return state, marks, pa.concat_tables([self._rows, _stamped(rows, marks)])
 
-    def _recovered(self, number: int) -> _Lane:
+    def _recover(self, number: int) -> None:
+        """Brings a partition back from the tables."""
         landed = self._landed
         marks = read_marks(self._table.position, number)
-        nothing = OBSERVATION_SCHEMA.empty_table()
+        self._marks[number] = marks
         if landed is None or not self.offsets:
-            return _Lane(empty_state(), marks, nothing)
+            self._state = dataclasses.replace(self._state, counts={**self._state.counts, number: dict(marks.counts)})
+            return
         watermark_us = partition_watermark(marks.watermarks)
         since_us = watermark_us - self._config.memory_us
         events = _derived_events(landed, number=number, offsets=self.offsets, since_us=since_us)
         written = self._written(number, since_us=since_us)
-        state, rows = rebuild(events, revisions=written, counts=marks.counts, watermark_us=watermark_us, config=self._config)
-        return _Lane(state, marks, _stamped(rows, partition=number, watermark_us=watermark_us, commit_seq=marks.commits + 1))
+        counts = {number: dict(marks.counts)}
+        state, rows = rebuild(events, revisions=written, counts=counts, watermark_us={number: watermark_us}, config=self._config)
+        self._state = merged(self._state, state)
+        stamped = _stamped(rows, {number: dataclasses.replace(marks, commits=marks.commits + 1)})
+        self._rows = pa.concat_tables([self._rows, stamped])
 
     def _written(self, number: int, *, since_us: int) -> dict[bytes, int]:
         """Newest revision of each decision that may still be held."""
@@ -145,10 +173,14 @@ def _any(conditions: Sequence[pc.Expression]) -> pc.Expression:
     return functools.reduce(operator.or_, conditions)
 
 
-def _stamped(rows: pa.Table, *, partition: int, watermark_us: int, commit_seq: int) -> pa.Table:
+def _stamped(rows: pa.Table, marks: Mapping[int, LaneMarks]) -> pa.Table:
     """The rows with the metadata of their commit, as OBSERVATION_SCHEMA."""
-    count = rows.num_rows
-    rows = rows.append_column("partition", pa.array([partition] * count, pa.int32()))
-    rows = rows.append_column("watermark_us", pa.array([watermark_us] * count, pa.int64()))
-    rows = rows.append_column("commit_seq", pa.array([commit_seq] * count, pa.int64()))
+    numbers = np.array(sorted(marks), dtype=np.int32)
+    which = np.searchsorted(numbers, rows["partition"].to_numpy())
+    stamps = {
+        "watermark_us": [partition_watermark(marks[number].watermarks) for number in numbers],
+        "commit_seq": [marks[number].commits for number in numbers],
+    }
+    for name, values in stamps.items():
+        rows = rows.append_column(name, pa.array(np.array(values, dtype=np.int64)[which]))
     return rows.select(OBSERVATION_SCHEMA.names).cast(OBSERVATION_SCHEMA)

@@ -1,6 +1,5 @@
 """Which slots of a slate were seen, and whether the slate was shown otherwise than decided. Pure, columnar."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,15 +12,14 @@ __all__ = ["Exposure", "expose", "places", "slot_offsets"]
 
 class Exposure(NamedTuple):
     """`seen`: one column, `seen_us`, parallel to the places (null = not seen); `times`: of each decision's impressions, in order; rows by
-    their number; events by what they counted as."""
+    their number; impressions that contradict, with their `reason`; the partitions of those that count."""
 
     seen: pl.DataFrame
     times: pa.Array
     overridden_rows: np.ndarray[Any, Any]
     corrected_rows: np.ndarray[Any, Any]
-    refused: Mapping[str, int]
     refused_events: pl.DataFrame
-    events: int
+    counted: pl.Series
 
 
 def slot_offsets(body: pa.Table) -> np.ndarray[Any, Any]:
@@ -54,9 +52,8 @@ def expose(impressions: pl.DataFrame, *, places: pl.DataFrame, body: pa.Table) -
         times=_times(_without(impressions, refused), rows=body.num_rows),
         overridden_rows=standing.filter(~pl.col("as_decided"))["row"].unique().to_numpy(),
         corrected_rows=standing.filter("corrects")["row"].unique().to_numpy(),
-        refused={"no_candidate": refused.len()} if refused.len() else {},
         refused_events=_numbered(impressions, refused).with_columns(reason=pl.lit("no_candidate")),
-        events=impressions.height - refused.len(),
+        counted=_without(impressions, refused)["partition"],
     )
 
 

@@ -1,11 +1,12 @@
-"""What a partition's join remembers, what a step takes into it, and what it lets go again. Pure.
+"""What the join remembers, what a step takes into it, and what it lets go again. Pure.
 
 A held decision is known by its *place*, its row in the frame of decisions: an event looks its decision up once, when one of the two comes,
-and from then on everything is found by place. Places change only where decisions are let go, and all at once.
+and from then on everything is found by place. Places change only where decisions are let go, and all at once. All partitions lie in the
+same frames, but an event finds a decision of its own partition only: another worker may have the others.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,17 +17,37 @@ from attribution.credit import unattributed
 from attribution.erasure import erased_rows
 from attribution.events import EVENT_SCHEMA
 from attribution.settings import JoinConfig
+from attribution.tally import Counts, minus, plus, tally
 
-__all__ = ["COUNTS", "JoinState", "Places", "Taken", "empty_state", "forgetting", "plus", "taken_in", "without"]
+__all__ = [
+    "COUNTS",
+    "JoinState",
+    "Marks",
+    "Places",
+    "Taken",
+    "empty_state",
+    "forgetting",
+    "later",
+    "marks_of",
+    "merged",
+    "of_partitions",
+    "taken_in",
+    "without",
+]
 
 # What an event can count as, beside the reasons of `admission.REASONS`. The sum over all is the feedback that is not held any more.
 # `shared`: rewards that named no decision, counted when none takes them any more; their parts count as nothing else.
 COUNTS = ("attributed", "duplicates", "late", "orphans", "outside_window", "shared")
 
 Places = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
+Times = np.ndarray[Any, np.dtype[np.int64]]
+
+# Watermarks by partition, microseconds since the epoch, or one for every partition.
+Marks = int | Mapping[int, int]
 
 _FEEDBACK_COLUMNS = (
     "kind",
+    "partition",
     "tenant",
     "task",
     "unit_id",
@@ -42,11 +63,12 @@ _FEEDBACK_COLUMNS = (
     "seen_actions",
     "payload",
     "gone_us",
-    # Hash of the decision id, and the place of the decision; -1 = it has not come.
+    # Hash of partition and decision id, and the place of the decision; -1 = it has not come.
     "key",
     "place",
 )
 _DECISION_COLUMNS = (
+    "partition",
     "decision_id",
     "tenant",
     "task",
@@ -64,26 +86,27 @@ _DECISION_COLUMNS = (
 )
 # Of feedback, what the event itself says.
 _OWN = _FEEDBACK_COLUMNS.index("gone_us")
+_IDENTITY = ("partition", "decision_id")
 _LIMITS = ("window_us", "provisional_us", "late_us", "hold_us", "credit_rule")
-_NEW_COLUMNS = ("kind", "fault", *_DECISION_COLUMNS[:7], *_LIMITS, "key", "task_row", "place", "unforgotten")
+_NEW_COLUMNS = ("kind", "fault", *_DECISION_COLUMNS[:8], *_LIMITS, "key", "task_row", "place", "unforgotten")
 # Decisions are forgotten when at least this share of those held can be.
-_GONE_SHARE = 0.2
+_GONE_SHARE = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
 class JoinState:
-    """What a partition's join remembers.
+    """What the join remembers of its partitions.
 
     `decisions`: open and held decisions with `revision` (0 = open). `feedback`: impressions and rewards that a held decision uses or a
     coming one may. `forgotten`: ids of decisions that take nothing any more, kept while an event could still name them. `counts`: events
-    by what they counted as, since the beginning. `watermark_us`: that of the last step.
+    by what they counted as, since the beginning. `watermark_us`: those of the last step.
     """
 
     decisions: pl.DataFrame
     feedback: pl.DataFrame
     forgotten: pl.DataFrame
-    counts: Mapping[str, int]
-    watermark_us: int
+    counts: Counts
+    watermark_us: Marks
 
 
 class Taken(NamedTuple):
@@ -103,13 +126,13 @@ def empty_state() -> JoinState:
     nothing = nothing.with_columns(
         key=pl.lit(0, dtype=pl.UInt64), task_row=pl.lit(0, dtype=pl.UInt32), place=pl.lit(-1, dtype=pl.Int32)
     ).clear()
-    forgotten = nothing.select("decision_id", "key", "forget_us")
+    forgotten = nothing.select("partition", "decision_id", "key", "forget_us")
     return JoinState(nothing.select(_DECISION_COLUMNS), nothing.select(_FEEDBACK_COLUMNS), forgotten, {}, 0)
 
 
-def taken_in(state: JoinState, judged: pl.DataFrame, *, config: JoinConfig) -> tuple[Taken, dict[str, int]]:
+def taken_in(state: JoinState, judged: pl.DataFrame, *, config: JoinConfig) -> tuple[Taken, Counts]:
     """The state's decisions and feedback with the sound ones of these events, and what the events count as that are not held."""
-    sound = judged.select("kind", "fault", "decision_id", key=pl.col("decision_id").hash())
+    sound = judged.select("partition", "decision_id", key=_key())
     known = _matches(sound, state.decisions)
     place = np.full(sound.height, -1, dtype=np.int32)
     place[known["row"].to_numpy()] = known["place"].to_numpy()
@@ -121,9 +144,9 @@ def taken_in(state: JoinState, judged: pl.DataFrame, *, config: JoinConfig) -> t
     feedback = judged.select(*_FEEDBACK_COLUMNS[:_OWN], "hold_us", "key", "place", "unforgotten", "fault")
     feedback = feedback.filter(pl.col("kind").is_in(["impression", "reward"]) & faultless)
     decisions = _with_decisions(state.decisions, fresh)
-    arrived, late = _arrivals(state, feedback)
-    first = state.decisions.height
-    feedback = _placed(pl.concat([state.feedback, arrived]), decisions[first:], first=first)
+    arrived = _arrivals(state, feedback)
+    first, feedback_in = state.decisions.height, feedback["partition"]
+    feedback = _placed(pl.concat([state.feedback, arrived]), decisions.slice(first), first=first)
     touched = [fresh["place"].to_numpy(), feedback["place"].to_numpy()[state.feedback.height :]]
     if config.shares:
         touched.append(_sharing(state, decisions, fresh, arrived))
@@ -131,28 +154,29 @@ def taken_in(state: JoinState, judged: pl.DataFrame, *, config: JoinConfig) -> t
     marked = np.zeros(decisions.height + 1, dtype=bool)
     for places in touched:
         marked[places] = True
-    repeats = state.decisions.height + fresh.height - decisions.height
-    counts = plus(quarantined(judged), {"duplicates": repeats, "late": late})
+    repeats = minus(tally("duplicates", fresh["partition"]), tally("duplicates", decisions["partition"][first:]))
+    late = minus(tally("late", feedback_in), tally("late", arrived["partition"]))
+    counts = plus(quarantined(judged), repeats, late)
     return Taken(decisions, feedback, np.flatnonzero(marked[:-1])), counts
 
 
 def forgetting(state: JoinState) -> JoinState:
     """The state without what no event can change any more. Feedback that waited for a decision in vain counts as orphan."""
-    now = state.watermark_us
-    gone = state.decisions["gone_us"].to_numpy() <= now
-    ended = state.feedback.select(ended=(pl.col("gone_us") <= now) & (pl.col("place") < 0))["ended"]
+    gone = _past(state.decisions, "gone_us", state.watermark_us)
+    ended = pl.Series(_past(state.feedback, "gone_us", state.watermark_us)) & (state.feedback["place"] < 0)
     if ended.any():
-        orphans = state.feedback.filter(ended)
-        shared = int(orphans.select(unattributed().sum()).item())
-        counts = plus(state.counts, {"orphans": orphans.height - shared, "shared": shared})
+        orphans = state.feedback.select("partition", shared=unattributed()).filter(ended)
+        shared = tally("shared", orphans.filter("shared")["partition"])
+        counts = plus(state.counts, shared, tally("orphans", orphans.filter(~pl.col("shared"))["partition"]))
         state = dataclasses.replace(state, feedback=state.feedback.filter(~ended), counts=counts)
     # Each time all that stays is copied; a decision that is gone changes nothing by staying.
     if not gone.any() or gone.mean() < _GONE_SHARE:
         return state
     theirs = pl.Series(np.append(gone, False)[state.feedback["place"].to_numpy()], dtype=pl.Boolean)
     feedback = state.feedback.filter(~theirs)
-    ids = state.decisions.select("decision_id", "key", "forget_us").filter(pl.Series(gone))
-    forgotten = pl.concat([state.forgotten, ids]).filter(pl.col("forget_us") > now)
+    ids = state.decisions.select("partition", "decision_id", "key", "forget_us").filter(pl.Series(gone))
+    forgotten = pl.concat([state.forgotten, ids])
+    forgotten = forgotten.filter(~pl.Series(_past(forgotten, "forget_us", state.watermark_us), dtype=pl.Boolean))
     return _keeping(dataclasses.replace(state, feedback=feedback, forgotten=forgotten.rechunk()), kept=~gone)
 
 
@@ -163,10 +187,60 @@ def without(state: JoinState, deletions: pl.DataFrame) -> JoinState:
     return _keeping(dataclasses.replace(state, feedback=feedback), kept=kept.to_numpy())
 
 
-def plus(*counts: Mapping[str, int]) -> dict[str, int]:
-    """The counts added up by name."""
-    names = dict.fromkeys(name for part in counts for name in part)
-    return {name: total for name in names if (total := sum(part.get(name, 0) for part in counts))}
+def of_partitions(state: JoinState, numbers: Collection[int]) -> JoinState:
+    """The state of these partitions alone: the others are another worker's now."""
+    kept = state.decisions["partition"].is_in(list(numbers)).to_numpy()
+    feedback, forgotten = (frame.filter(frame["partition"].is_in(list(numbers))) for frame in (state.feedback, state.forgotten))
+    counts = {number: named for number, named in state.counts.items() if number in numbers}
+    return _keeping(dataclasses.replace(state, feedback=feedback, forgotten=forgotten, counts=counts), kept=kept)
+
+
+def merged(state: JoinState, other: JoinState) -> JoinState:
+    """Both states as one; they have no partition in common."""
+    place = pl.when(pl.col("place") >= 0).then(pl.col("place") + state.decisions.height).otherwise("place")
+    moved = other.feedback.with_columns(place=place.cast(pl.Int32))
+    return JoinState(
+        pl.concat([state.decisions, other.decisions]),
+        pl.concat([state.feedback, moved]),
+        pl.concat([state.forgotten, other.forgotten]),
+        {**state.counts, **other.counts},
+        later(state.watermark_us, other.watermark_us),
+    )
+
+
+def marks_of(partitions: pl.Series, marks: Marks) -> Times:
+    """The watermark of each entry, which is its partition; 0 where there is none."""
+    if isinstance(marks, int):
+        return np.full(partitions.len(), marks, dtype=np.int64)
+    by_number = np.zeros(max([-1, *marks]) + 1, dtype=np.int64)
+    by_number[list(marks)] = list(marks.values())
+    numbers = partitions.to_numpy()
+    if numbers.size and numbers.max() >= by_number.size:
+        by_number = np.append(by_number, np.zeros(numbers.max() + 1 - by_number.size, dtype=np.int64))
+    return by_number[numbers]
+
+
+def later(one: Marks, other: Marks) -> Marks:
+    """The later watermark of each partition."""
+    if isinstance(one, int) and isinstance(other, int):
+        return max(one, other)
+    numbers = {*(one if not isinstance(one, int) else ()), *(other if not isinstance(other, int) else ())}
+    return {number: max(_mark(one, number), _mark(other, number)) for number in numbers}
+
+
+def _mark(marks: Marks, number: int) -> int:
+    return marks if isinstance(marks, int) else marks.get(number, 0)
+
+
+def _past(frame: pl.DataFrame, column: str, marks: Marks) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Has event time reached this time?"""
+    return frame[column].to_numpy() <= marks_of(frame["partition"], marks)
+
+
+def _key() -> pl.Expr:
+    """A hash of partition and decision id."""
+    # Times an odd number, so that partitions change all bits.
+    return pl.col("decision_id").hash() ^ (pl.col("partition").cast(pl.UInt64) * pl.lit(0x9E3779B97F4A7C15, dtype=pl.UInt64))
 
 
 def _keeping(state: JoinState, *, kept: np.ndarray[Any, Any]) -> JoinState:
@@ -183,7 +257,8 @@ def _matches(rows: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
         return pl.DataFrame(schema={"row": pl.UInt32, "place": pl.UInt32})
     pairs = rows.select("key").with_row_index("row").join(held.select("key").with_row_index("place"), on="key")
     # By a hash of 64 bits first, which is three times faster; that it is the same id must still be seen.
-    same = rows["decision_id"].gather(pairs["row"]) == held["decision_id"].gather(pairs["place"])
+    mine, theirs = rows.select(_IDENTITY)[pairs["row"]], held.select(_IDENTITY)[pairs["place"]]
+    same = (mine["decision_id"] == theirs["decision_id"]) & (mine["partition"] == theirs["partition"])
     return pairs if same.all() else pairs.filter(same)
 
 
@@ -207,7 +282,7 @@ def _with_decisions(held: pl.DataFrame, fresh: pl.DataFrame) -> pl.DataFrame:
         new = new.filter(pl.col("place") < 0)
     repeated = new["key"].is_duplicated()
     if repeated.any():
-        one_each = new.filter(repeated).sort("append_time_us", "payload").unique("decision_id", keep="first", maintain_order=True)
+        one_each = new.filter(repeated).sort("append_time_us", "payload").unique(_IDENTITY, keep="first", maintain_order=True)
         new = pl.concat([new.filter(~repeated), one_each])
     return pl.concat([held, new.drop("place")])
 
@@ -228,11 +303,12 @@ def _first_logged(held: pl.DataFrame, copies: pl.DataFrame) -> pl.DataFrame:
     return replaced.sort("place").drop("place")
 
 
-def _arrivals(state: JoinState, fresh: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """New feedback that can still be used, and how much came when all that it could belong to was forgotten."""
+def _arrivals(state: JoinState, fresh: pl.DataFrame) -> pl.DataFrame:
+    """New feedback that can still be used, without what came when all that it could belong to was forgotten."""
     timed = fresh.with_columns(gone_us=pl.col("event_time_us") + pl.col("hold_us"))
-    usable = timed.filter(((pl.col("gone_us") > state.watermark_us) | (pl.col("place") >= 0)) & pl.col("unforgotten"))
-    return usable.select(_FEEDBACK_COLUMNS), fresh.height - usable.height
+    in_vain = pl.Series(_past(timed, "gone_us", state.watermark_us), dtype=pl.Boolean) & (timed["place"] < 0) | ~timed["unforgotten"]
+    usable = timed.select(_FEEDBACK_COLUMNS)
+    return usable.filter(~in_vain) if in_vain.any() else usable
 
 
 def _placed(feedback: pl.DataFrame, new: pl.DataFrame, *, first: int) -> pl.DataFrame:
@@ -241,7 +317,7 @@ def _placed(feedback: pl.DataFrame, new: pl.DataFrame, *, first: int) -> pl.Data
     waiting = np.flatnonzero(place < 0)
     if not waiting.size or new.is_empty():
         return feedback
-    found = _matches(feedback.select("key", "decision_id")[waiting], new)
+    found = _matches(feedback.select("key", *_IDENTITY)[waiting], new)
     place = place.copy()
     place[waiting[found["row"].to_numpy()]] = found["place"].to_numpy() + first
     return feedback.with_columns(place=pl.Series(place, dtype=pl.Int32))
@@ -249,7 +325,9 @@ def _placed(feedback: pl.DataFrame, new: pl.DataFrame, *, first: int) -> pl.Data
 
 def _sharing(state: JoinState, decisions: pl.DataFrame, fresh: pl.DataFrame, arrived: pl.DataFrame) -> Places:
     """Places of the decisions that may share a reward with what is new: by unit."""
-    waiting = state.feedback.filter(unattributed()).select("unit_id").unique()
-    newly = fresh.join(waiting, on="unit_id", how="semi")["unit_id"]
-    units = pl.concat([newly, arrived.filter(unattributed())["unit_id"]])
-    return decisions.select(place=pl.arg_where(pl.col("unit_id").is_in(units.implode())))["place"].to_numpy()
+    unit = ["partition", "unit_id"]
+    waiting = state.feedback.filter(unattributed()).select(unit).unique()
+    newly = fresh.select(unit).join(waiting, on=unit, how="semi")
+    units = pl.concat([newly, arrived.filter(unattributed()).select(unit)]).unique()
+    theirs = decisions.select(unit).with_row_index("place").join(units, on=unit, how="semi", maintain_order="left")
+    return theirs["place"].to_numpy()

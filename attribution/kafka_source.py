@@ -5,9 +5,12 @@ what a `Membership` says. `auto.offset.reset=error`: records that the broker dro
 error, never a gap. Append time is Kafka's record time, so the topics want `message.timestamp.type=LogAppendTime`.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import polars as pl
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
@@ -138,9 +141,15 @@ def _columns(messages: Sequence[Message], *, prefix: str) -> Raws:
         partitions=list(map(Message.partition, messages)),
         offsets=list(map(Message.offset, messages)),
         payloads=[value or b"" for value in map(Message.value, messages)],
-        append_times_us=[max(message.timestamp()[1], 0) * 1000 for message in messages],
+        append_times_us=_times_us(messages),
         damages={},
     )
+
+
+def _times_us(messages: Sequence[Message]) -> pl.Series:
+    """Record times, microseconds since the epoch; 0 = the broker gave none."""
+    times_ms = map(operator.itemgetter(1), map(Message.timestamp, messages))
+    return pl.Series(np.maximum(np.fromiter(times_ms, dtype=np.int64, count=len(messages)), 0) * 1000)
 
 
 def _ends(raws: Raws) -> dict[Partition, int]:

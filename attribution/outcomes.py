@@ -1,6 +1,5 @@
 """Rewards by slot, by action or for the slate become named outcomes, and these the scalar reward. Pure, columnar."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,13 +14,15 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Attributed(NamedTuple):
-    """Rewards that count, each with its row and its slot (null = the slate); the others by what they counted as."""
+    """Rewards that count, each with its row and its slot (null = the slate); those that contradict, with their `reason`.
+
+    `counted` and `outside`: the partitions of rewards that count, and of those outside their window, parts of shared ones left out.
+    """
 
     events_frame: pl.DataFrame
-    refused: Mapping[str, int]
     refused_events: pl.DataFrame
-    outside_window: int
-    events: int
+    counted: pl.Series
+    outside: pl.Series
 
 
 class Scored(NamedTuple):
@@ -45,14 +46,15 @@ def attribute(rewards: pl.DataFrame, *, places: pl.DataFrame, outcomes: pl.DataF
     by_action = places.unique(["row", "placed"], keep="first").select("row", action="placed", found="slot", found_us="seen_us")
     by_slate = places.group_by("row").agg(slate_us=pl.col("seen_us").min())
     resolved = by_slot.join(by_action, on=["row", "action"], how="left").join(by_slate, on="row", how="left").with_columns(_fault())
-    inside = resolved.filter(_inside())
+    in_time = resolved.select(in_time=_inside())["in_time"]
+    outside = resolved.filter(~in_time & resolved["credit"].is_null())["partition"]
+    inside = resolved.filter(in_time)
     standing = inside.filter(pl.col("fault").is_null())
     slot = pl.when(~pl.col("for_slate")).then(pl.coalesce("slot", "found")).alias("slot")
     direct = inside.filter(pl.col("credit").is_null())
-    refused = dict(direct.drop_nulls("fault").group_by("fault").len().iter_rows())
-    outside = int(known["credit"].is_null().sum()) - direct.height
     faulty = direct.drop_nulls("fault").with_columns(reason="fault")
-    return Attributed(standing.with_columns(slot), refused, faulty, outside, direct.height - sum(refused.values()))
+    counted = direct.filter(pl.col("fault").is_null())["partition"]
+    return Attributed(standing.with_columns(slot), faulty, counted, outside)
 
 
 def _inside() -> pl.Expr:

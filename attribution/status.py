@@ -9,12 +9,16 @@ import polars as pl
 from attribution.accounting import ACCOUNT_COLUMNS, account
 from attribution.admission import REASONS
 from attribution.events import DAMAGE, EVENT_SCHEMA, UNDECODABLE
+from attribution.freshness import freshness_of_commits
 from attribution.join import COUNTS
 from attribution.positions import LaneMarks, read_derived, read_landed, read_marks
 from attribution.settings import JoinConfig
 from attribution.sources import Offsets, Partition
 from attribution.tables import EVENTS_DIR, OBSERVATIONS_DIR, PositionedTable, open_table, text
 from attribution.watermarks import partition_watermark, stale_sources
+
+# Freshness is that of the newest commits.
+_FRESH_COMMITS = 100
 
 __all__ = ["landed_events", "needed_since_us", "report"]
 
@@ -38,6 +42,7 @@ def report(out: Path, *, config: JoinConfig, ends: Offsets | None = None) -> dic
         "quarantined_reasons": dict(standing.reasons),
         "closes": standing.closes,
         "rows": joined.len(),
+        "freshness": freshness_of_commits(observations.history(_FRESH_COMMITS))._asdict(),
         "events": _event_counts(marks),
         "damage": _damage(events),
         "partitions": [_partition(number, lane) for number, lane in marks.items()],

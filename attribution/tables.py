@@ -56,13 +56,13 @@ class PositionedTable:
             self._known[app] = self._read_position(app)
         return self._known[app]
 
-    def append(self, rows: pa.Table, *, positions: Mapping[str, int]) -> None:
-        """Commits rows and positions as one.
+    def append(self, rows: pa.Table, *, positions: Mapping[str, int], metadata: Mapping[str, str] | None = None) -> None:
+        """Commits rows and positions as one; `metadata` stands in the commit, where `history` finds it.
 
         Raises Fenced if another writer has moved one of these positions: then nothing was written. Raises TableError if the disk refuses.
         """
         moves = [deltalake.Transaction(app, number) for app, number in positions.items()]
-        properties = deltalake.CommitProperties(app_transactions=moves)
+        properties = deltalake.CommitProperties(app_transactions=moves, custom_metadata=dict(metadata or {}))
         for last in (*[False] * _REPEATS, True):
             for app in positions:
                 self._check(app)
@@ -89,6 +89,11 @@ class PositionedTable:
     def forget(self, partitions: Collection[int]) -> None:
         """Positions of these partitions (the last part of their names) are to be read anew: they were another writer's."""
         self._known = {app: at for app, at in self._known.items() if int(app.rsplit("/", 1)[1]) not in partitions}
+
+    def history(self, commits: int) -> list[dict[str, Any]]:
+        """What the newest commits say of themselves: `timestamp` in milliseconds since the epoch, and their metadata."""
+        told: list[dict[str, Any]] = self._handle.history(commits)
+        return told
 
     @property
     def version(self) -> int:

@@ -4,11 +4,11 @@ An event moves its source to min(event time, append time) - grace: never past th
 logged later on its source can be late only by the join's own rule. A heartbeat moves its source to exactly its time; a final one ends it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import polars as pl
 
-__all__ = ["FINAL_US", "SOURCES", "UNSEEN_US", "Watermarks", "advance", "partition_watermark", "stale_sources"]
+__all__ = ["FINAL_US", "SOURCES", "UNSEEN_US", "Watermarks", "advance", "advance_all", "partition_watermark", "stale_sources"]
 
 SOURCES = ("decisions", "impressions", "rewards")
 # The end of time: 9999-12-31T23:59:59Z, a date that every calendar library still takes. Where a final heartbeat leaves its source.
@@ -32,10 +32,28 @@ _SPEAKS = {
 
 def advance(marks: Watermarks, judged: pl.DataFrame, *, grace_us: int) -> dict[str, int]:
     """The watermarks of a partition after these events of it (as `admission.judge` gives them; the quarantined move nothing)."""
-    sound = judged.filter(pl.col("fault").is_null() & (pl.col("kind") != "signal"))
+    moved = {source: marks.get(source, UNSEEN_US) for source in SOURCES}
+    for _, source, mark in _newest(judged, grace_us=grace_us):
+        moved[source] = max(moved[source], mark)
+    return moved
+
+
+def advance_all(marks: Mapping[int, Watermarks], judged: pl.DataFrame, *, grace_us: int) -> dict[int, dict[str, int]]:
+    """As `advance`, of every partition that has marks."""
+    moved = {number: {source: own.get(source, UNSEEN_US) for source in SOURCES} for number, own in marks.items()}
+    for number, source, mark in _newest(judged, grace_us=grace_us):
+        moved[number][source] = max(moved[number][source], mark)
+    return moved
+
+
+def _newest(judged: pl.DataFrame, *, grace_us: int) -> Iterator[tuple[int, str, int]]:
+    """How far the events move each partition's sources."""
+    columns = ("topic", "partition", "kind", "source", "final", "event_time_us", "append_time_us")
+    sound = judged.select(*columns, "fault").filter(pl.col("fault").is_null() & (pl.col("kind") != "signal"))
     beats = pl.col("kind") == "heartbeat"
     times = sound.select(
         "topic",
+        "partition",
         source=pl.when(beats).then("source").otherwise(pl.col("kind").replace(_SOURCE_OF)),
         mark=pl.when(beats & pl.col("final"))
         .then(pl.lit(FINAL_US))
@@ -43,11 +61,9 @@ def advance(marks: Watermarks, judged: pl.DataFrame, *, grace_us: int) -> dict[s
         .then("event_time_us")
         .otherwise(pl.min_horizontal("event_time_us", "append_time_us") - grace_us),
     )
-    moved = {source: marks.get(source, UNSEEN_US) for source in SOURCES}
-    for topic, source, mark in times.group_by("topic", "source").agg(pl.col("mark").max()).iter_rows():
+    for topic, number, source, mark in times.group_by("topic", "partition", "source").agg(pl.col("mark").max()).iter_rows():
         if source in _SPEAKS.get(topic, ()):
-            moved[source] = max(moved[source], mark)
-    return moved
+            yield number, source, mark
 
 
 def partition_watermark(marks: Watermarks) -> int:

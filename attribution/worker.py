@@ -4,10 +4,12 @@ Each hop commits rows and positions as one, so a crash before the first repeats 
 events again, and a crash after the second repeats nothing.
 """
 
+import contextlib
 import dataclasses
+import gc
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -19,6 +21,7 @@ from attribution.deriver import Deriver, no_point, underived_events
 from attribution.erasure import erase
 from attribution.errors import Fenced
 from attribution.events import EVENT_SCHEMA
+from attribution.freshness import FreshnessWindow, reward_times
 from attribution.housekeeping import erase_tables
 from attribution.positions import landed_positions, read_landed
 from attribution.settings import JoinConfig
@@ -32,22 +35,49 @@ __all__ = ["EVENTS_DIR", "OBSERVATIONS_DIR", "POINTS", "Progress", "Worker", "ru
 POINTS = ("followed", "fetched", "landed", "stepped", "derived", "committed")
 
 
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """A micro-batch makes objects by the ten thousand, and no cycles of them: to look for some in between costs a tenth of all."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000
+
+
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What one cycle did."""
+    """What one cycle did, or many; `overridden` of the rows are of slates that were shown otherwise than decided."""
 
     events: int
     rows: int
+    overridden: int = 0
 
 
 class Worker:
     """Joins what a source brings into the tables below `out`; goes on where an earlier one stopped.
 
-    `at_point` is called with the name of each point between two effects, in this order: POINTS.
+    `at_point` is called with the name of each point between two effects, in this order: POINTS. `now_us` is only asked when a commit is
+    in, for `freshness`. `totals`: what this worker did so far.
     """
 
-    def __init__(self, source: Source, *, out: Path, config: JoinConfig, at_point: Callable[[str], None] = no_point) -> None:
-        self._source, self._at_point = source, at_point
+    def __init__(
+        self,
+        source: Source,
+        *,
+        out: Path,
+        config: JoinConfig,
+        at_point: Callable[[str], None] = no_point,
+        now_us: Callable[[], int] = _now_us,
+    ) -> None:
+        self._source, self._at_point, self._now_us = source, at_point, now_us
+        self.totals, self.freshness = Progress(0, 0), FreshnessWindow()
         self._landed = open_table(out / EVENTS_DIR, schema=EVENT_SCHEMA)
         self._observations = open_table(out / OBSERVATIONS_DIR, schema=OBSERVATION_SCHEMA)
         self._config, self._out = config, out
@@ -102,7 +132,15 @@ class Worker:
         """Derives what has landed and is not derived: what a crash between the two hops leaves."""
         if self._deriver.offsets != self.offsets:
             left = underived_events(self._landed, landed_offsets=self.offsets, derived=self._deriver.offsets)
-            self._deriver.derive(left, offsets=self.offsets)
+            self._derive(left)
+
+    def _derive(self, events: pl.DataFrame) -> Progress:
+        """The second hop, and what is told of it."""
+        written = self._deriver.derive(events, offsets=self.offsets)
+        self.freshness.add(reward_times(events), committed_us=self._now_us())
+        done, before = Progress(events.height, *written), self.totals
+        self.totals = Progress(before.events + done.events, before.rows + done.rows, before.overridden + done.overridden)
+        return done
 
     @property
     def shared(self) -> bool:
@@ -115,12 +153,26 @@ class Worker:
         return frozenset(partition.number for partition in self._partitions)
 
     @property
+    def watermarks_us(self) -> Mapping[int, int]:
+        """Watermark of each partition that this worker derives, microseconds since the epoch."""
+        return self._deriver.watermarks_us
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Feedback of these partitions by what it counted as, since the beginning."""
+        return self._deriver.counts
+
+    @property
     def final(self) -> bool:
         """True = every source has sent its final heartbeat, and what came before it is derived."""
         return self._deriver.final
 
     def cycle(self) -> Progress:
         """One micro-batch through both hops; nothing is committed where nothing came. Raises Fenced, TableError, SourceError."""
+        with _no_collection():
+            return self._cycle()
+
+    def _cycle(self) -> Progress:
         self._follow()
         self._erase_new()
         self._at_point("followed")
@@ -131,10 +183,10 @@ class Worker:
         self._at_point("fetched")
         self._land(events, offsets)
         self._at_point("landed")
-        rows = self._deriver.derive(events, offsets=offsets)
+        done = self._derive(events)
         self._source.commit(offsets)
         self._at_point("committed")
-        return Progress(events.height, rows)
+        return done
 
     def _land(self, events: pl.DataFrame, offsets: Offsets) -> None:
         self._landed.append(_as_landed(events), positions=landed_positions(offsets))

@@ -22,6 +22,10 @@ _DENOMINATOR = (
     *(8.83883476483184e-02, 1.75566716318264, 16.064177579207, 86.7807322029461),
     *(296.564248779674, 637.333633378831, 793.826512519948, 440.413735824752),
 )
+# The same shape for float32: tail(z) exp(z^2 / 2) on [0, 13] by least squares, weighted anew until the largest relative error is least
+# (Lawson's algorithm). That error is 5e-9, and 4e-7 after rounding, as of the longer one.
+_SHORT_NUMERATOR = (3.994348692e-03, 3.980876644e-02, 1.807839765e-01, 4.349762025e-01, 5.000000024e-01)
+_SHORT_DENOMINATOR = (1.001219720e-02, 9.979343106e-02, 4.630006984e-01, 1.192305620e00, 1.667837308e00, 1.0)
 # Beyond this the density is below 1e-300, or 1e-38 in float32, and a larger square could overflow.
 _FAR = {8: 37.0, 4: 13.0}
 
@@ -33,7 +37,8 @@ def density_and_distribution(z: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     size = jnp.minimum(jnp.abs(z), _FAR[z.dtype.itemsize])
     density = jnp.exp(-0.5 * size * size)
-    tail = density * _polynomial(_NUMERATOR, size) / _polynomial(_DENOMINATOR, size)
+    above, under = (_SHORT_NUMERATOR, _SHORT_DENOMINATOR) if z.dtype.itemsize == 4 else (_NUMERATOR, _DENOMINATOR)
+    tail = density * _polynomial(above, size) / _polynomial(under, size)
     return density, jnp.where(z > 0.0, 1.0 - tail, tail)
 
 

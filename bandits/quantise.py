@@ -11,6 +11,8 @@ __all__ = ["DENOMINATOR", "pick", "quantise"]
 DENOMINATOR = 1 << 31
 # Above this many candidates ranks come from a sort, below from comparing all pairs (no branch, and faster in a batch).
 _PAIRWISE_RANKS = 64
+# What a place further behind costs a remainder in a comparison: below what matters, above the rounding of numbers up to 1.
+_TIED = 1e-15
 
 
 def quantise(p: jax.Array, mask: jax.Array) -> jax.Array:
@@ -50,5 +52,6 @@ def _rank_of_largest(values: jax.Array) -> jax.Array:
     if values.shape[0] > _PAIRWISE_RANKS:
         order = jnp.argsort(-values, stable=True)
         return jnp.zeros_like(index).at[order].set(index)
-    ahead = (values[None, :] > values[:, None]) | ((values[None, :] == values[:, None]) & (index[None, :] < index[:, None]))
-    return jnp.sum(ahead, axis=1)
+    # Ties by index, in one comparison: values within 1e-13 of each other count as tied. (Remainders are multiples of some 1e-16.)
+    apart = values - _TIED * index.astype(values.dtype)
+    return jnp.sum(apart[None, :] > apart[:, None], axis=1)

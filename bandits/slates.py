@@ -34,7 +34,7 @@ def sample_slate(policy: Policy, scores: Any, mask: jax.Array, key: jax.Array, s
     """Draws a slate of `size` (i32, <= `slots`) from the decision's key, u32[2]; it ends early where no candidate is left."""
     draws = slot_draws(key, slots)
 
-    def choice(slot: int, numerators: jax.Array) -> jax.Array:
+    def choice(slot: jax.Array, numerators: jax.Array) -> jax.Array:
         return jnp.where((slot < size) & jnp.any(numerators > 0), pick(numerators, draws[slot]), ABSENT)
 
     return _walk(policy, scores, mask, choice, slots)
@@ -50,14 +50,16 @@ def joint_propensities(numerators: Any, slates: Any) -> np.ndarray:
     return np.prod(np.where(np.asarray(slates) >= 0, np.asarray(numerators, np.float64) / DENOMINATOR, 1.0), axis=-1)
 
 
-def _walk(policy: Policy, scores: Any, mask: jax.Array, choice: Callable[[int, jax.Array], jax.Array], slots: int) -> Slate:
-    actions, taken = [], []
-    for slot in range(slots):
+def _walk(policy: Policy, scores: Any, mask: jax.Array, choice: Callable[[jax.Array, jax.Array], jax.Array], slots: int) -> Slate:
+    """One loop over the slots, not one copy of the program a slot: compiling takes as long for ten slots as for one."""
+
+    def step(mask: jax.Array, slot: jax.Array) -> tuple[jax.Array, Slate]:
         numerators = quantise(policy.choose(scores, mask), mask)
         action = choice(slot, numerators).astype(jnp.int32)
         present = action >= 0
         chosen = jnp.where(present, action, 0)
-        actions.append(action)
-        taken.append(jnp.where(present, numerators[chosen], 0).astype(jnp.uint32))
-        mask = mask & ((jnp.arange(mask.shape[0], dtype=jnp.int32) != chosen) | ~present)
-    return Slate(jnp.stack(actions), jnp.stack(taken))
+        taken = jnp.where(present, numerators[chosen], 0).astype(jnp.uint32)
+        left = mask & ((jnp.arange(mask.shape[0], dtype=jnp.int32) != chosen) | ~present)
+        return left, Slate(action, taken)
+
+    return jax.lax.scan(step, mask, jnp.arange(slots, dtype=jnp.int32))[1]

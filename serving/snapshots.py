@@ -125,7 +125,9 @@ class SnapshotHolder:
         served = Served(champion, self._load_if_sound(pointer.previous), baseline, self._source.kill_switch)
         challenger = self._load_if_sound(pointer.challenger)
         self._served = served._replace(challenger=challenger, split=pointer.split if challenger else None)
-        warm_program(self.rules.policy.spec, self.rules.shapes)
+        own = self.rules.policy.spec
+        if all(policy is None or policy.manifest.spec != own for policy in (champion, served.previous, baseline, challenger)):
+            warm_program(own, self.rules.shapes)
 
     def refresh(self) -> bool:
         """One look at the store; true if something else decides now. A failure leaves what serves in charge."""

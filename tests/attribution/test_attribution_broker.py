@@ -163,10 +163,8 @@ def killed(forked: Joiners, wire: Wire, tasks: Path, out: Path, orders: list[dic
 
     The last must have caught up in time: with its name it is a static member, so no session has to run out first.
     """
-    given = [
-        *orders,
-        {},
-    ]
+    # Small batches, so that each life has several; the last one's are those of the command.
+    given = [*orders, {"max_records": 20_000}]
     deaths = 0
     for order in given:
         base = Orders(bootstrap=wire.bootstrap, prefix=wire.prefix, out=str(out), tasks=str(tasks), max_records=60, broken=broken)

@@ -1,5 +1,6 @@
 """The latest revision is a function of the set of events: any interleaving, cut, repeat and crash gives what the reference join gives."""
 
+import operator
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from attribution.admission import judge
 from attribution.decode import decode
 from attribution.events import Raw
 from attribution.join import JoinState, empty_state, rebuild, step
+from attribution.join_state import merged, of_partitions
 from attribution.settings import JoinConfig
 from attribution.watermarks import Watermarks, advance, partition_watermark
 from protos.events_pb2 import Event
@@ -139,7 +141,37 @@ def check(seed: int, config: JoinConfig) -> None:
     assert played.latest() == wanted
     assert whole.latest() == wanted
     joinable = sum(event.WhichOneof("kind") != "heartbeat" for log in logs.values() for event in log)
-    assert sum(played.state.counts.values()) == sum(whole.state.counts.values()) == joinable - len(wanted)
+    assert sum(played.state.counts.get(0, {}).values()) == sum(whole.state.counts.get(0, {}).values()) == joinable - len(wanted)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_partitions_in_one_state_are_joined_as_each_alone_and_can_be_let_go_and_taken_over(config: JoinConfig, seed: int) -> None:
+    rng = random.Random(seed)
+    # The same ids in both, so that what finds its decision in the other partition would show.
+    logs = [decode([Raw(*place_of(event), event.SerializeToString()) for event in world(rng)]) for _ in range(2)]
+    frames = [
+        log.with_columns(partition=pl.lit(number, dtype=pl.Int32)).sample(fraction=1.0, shuffle=True, seed=seed)
+        for number, log in enumerate(logs)
+    ]
+    marks = [{0: us(12.0), 1: us(25.0)}, {0: us(40.0), 1: us(41.0)}, {0: us(500.0), 1: us(500.0)}]
+    together, rows = empty_state(), []
+    alone, own_rows = [empty_state(), empty_state()], []
+    for cut, watermarks in enumerate(marks):
+        parts = [frame.slice(cut * frame.height // 3, (cut + 1) * frame.height // 3 - cut * frame.height // 3) for frame in frames]
+        together, found = step(together, pl.concat(parts), watermark_us=watermarks, config=config)
+        rows += found.to_pylist()
+        for number, part in enumerate(parts):
+            alone[number], found = step(alone[number], part, watermark_us=watermarks[number], config=config)
+            own_rows += found.to_pylist()
+        # Let go of, and taken over in the other order.
+        together = merged(of_partitions(together, [1]), of_partitions(together, [0]))
+    key = operator.itemgetter("partition", "decision_id", "revision")
+    assert sorted(rows, key=key) == sorted(own_rows, key=key) and len({row["partition"] for row in rows}) == 2
+    assert together.counts == {**alone[0].counts, **alone[1].counts}
+
+
+def place_of(event: Event) -> tuple[str, int, int]:
+    return topic_of(event), 0, 0
 
 
 @given(seed=st.integers(0, 2**32))

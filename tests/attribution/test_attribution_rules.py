@@ -33,7 +33,7 @@ def outcome_config(tmp_path: Path, text: str, top: str = "") -> JoinConfig:
 
 def joined(config: JoinConfig, *events: Event, watermark_us: int = FINAL_US) -> tuple[list[dict[str, Any]], dict[str, int]]:
     stepped = step(empty_state(), table(*events), watermark_us=watermark_us, config=config)
-    return stepped.rows.to_pylist(), dict(stepped.state.counts)
+    return stepped.rows.to_pylist(), dict(stepped.state.counts.get(0, {}))
 
 
 def values(row: dict[str, Any], name: str) -> dict[int | None, float]:
@@ -76,7 +76,7 @@ def test_a_provisional_row_comes_first_and_the_final_one_replaces_it(tmp_path: P
     state, rows = step(state, table(), watermark_us=us(20.0), config=config)
     (final,) = rows.to_pylist()
     assert (final["status"], final["revision"], final["reward"]) == ("final", 2, 3.0)
-    assert state.counts["attributed"] == 3, "what a provisional row used is counted once"
+    assert state.counts[0]["attributed"] == 3, "what a provisional row used is counted once"
 
 
 def doubled(rows: pa.Table) -> np.ndarray[Any, Any]:

@@ -33,7 +33,7 @@ def test_every_decision_yields_a_row_at_the_close_of_its_longest_window_and_not_
     row = only_row(stepped)
     assert row["decision_id"] == number(1) and row["revision"] == 1 and row["status"] == "final" and row["logged"]
     assert row["slot_seen"] == [False] * 3 and row["slot_reward"] == [None] * 3 and row["reward"] == 0.0
-    assert set(stepped.rows.schema.names) == set(OBSERVATION_SCHEMA.names) - {"partition", "watermark_us", "commit_seq"}
+    assert set(stepped.rows.schema.names) == set(OBSERVATION_SCHEMA.names) - {"watermark_us", "commit_seq"}
     assert step(stepped.state, table(), watermark_us=us(CLOSE_S + 1), config=config).rows.num_rows == 0
 
 
@@ -80,7 +80,7 @@ def test_windows_are_by_event_time_half_open_and_forgive_the_grace_before_the_de
     events = [decision(at=5.0), impression("i1", 3.0, seen=[(0, "a")]), impression("i2", 15.0, seen=[(1, "b")])]
     stepped = one_step(config, *events, impression("i3", 2.9, seen=[(2, "c")]), until=25.0)
     assert only_row(stepped)["slot_seen"] == [True, False, False]
-    assert stepped.state.counts["outside_window"] == 2
+    assert stepped.state.counts[0]["outside_window"] == 2
 
 
 def test_a_late_event_makes_a_corrected_revision_until_the_horizon_is_over(config: JoinConfig) -> None:
@@ -90,7 +90,7 @@ def test_a_late_event_makes_a_corrected_revision_until_the_horizon_is_over(confi
     row = only_row(second)
     assert row["revision"] == 2 and row["status"] == "corrected" and row["slot_reward"][0] == 1.0
     again = step(second.state, table(late), watermark_us=us(31.0), config=config)
-    assert again.rows.num_rows == 0 and again.state.counts["duplicates"] == 1, "what changes nothing makes no revision"
+    assert again.rows.num_rows == 0 and again.state.counts[0]["duplicates"] == 1, "what changes nothing makes no revision"
     too_late = reward("r2", slot=1, logged=CLOSE_S + 2.0 + 30.0)
     assert step(again.state, table(too_late), watermark_us=us(32.0), config=config).rows.num_rows == 0
 
@@ -109,9 +109,9 @@ def test_of_two_payloads_under_one_id_the_same_wins_in_either_order(config: Join
 
 def test_a_retried_decision_counts_once_and_the_first_logged_stands(config: JoinConfig) -> None:
     stepped = one_step(config, decision(at=0.0), decision(at=1.0), until=30.0)
-    assert only_row(stepped)["decision_time_us"] == us(0.0) and stepped.state.counts == {"duplicates": 1}
+    assert only_row(stepped)["decision_time_us"] == us(0.0) and stepped.state.counts[0] == {"duplicates": 1}
     later = step(stepped.state, table(decision(at=2.0)), watermark_us=us(31.0), config=config)
-    assert later.rows.num_rows == 0 and later.state.counts == {"duplicates": 2}
+    assert later.rows.num_rows == 0 and later.state.counts[0] == {"duplicates": 2}
 
 
 def test_orphans_wait_for_their_decision_and_are_counted_in_the_end(config: JoinConfig) -> None:
@@ -119,7 +119,7 @@ def test_orphans_wait_for_their_decision_and_are_counted_in_the_end(config: Join
     assert not waiting.state.counts
     assert only_row(step(waiting.state, table(decision()), watermark_us=us(20.0), config=config))["reward"] == 1.0
     over = step(waiting.state, table(), watermark_us=us(200.0), config=config)
-    assert over.state.counts == {"orphans": 2} and over.state.feedback.is_empty()
+    assert over.state.counts[0] == {"orphans": 2} and over.state.feedback.is_empty()
 
 
 @pytest.mark.parametrize("seen", [[(0, "d")], [(1, "a")], [(0, "a"), (3, "a")]], ids=["outside the slate", "another slot", "no such slot"])
@@ -146,13 +146,13 @@ def test_a_contradiction_is_quarantined_with_its_reason_and_leaves_the_row_alone
     stepped = one_step(config, decision(), event)
     row = only_row(stepped)
     assert row["slot_seen"] == [False] * 3 and row["reward"] == 0.0 and not row["overridden"]
-    assert stepped.state.counts == {reason: 1}
+    assert stepped.state.counts[0] == {reason: 1}
 
 
 def test_a_decision_of_an_unknown_task_or_from_the_future_yields_no_row(config: JoinConfig) -> None:
     stepped = one_step(config, decision(1, task="nws"), decision(2, at=10.0, logged=4.0), decision(3, logged=60.0), until=100.0)
     assert stepped.rows.num_rows == 0
-    assert stepped.state.counts == {"unknown_task": 1, "future": 1, "too_late": 1}
+    assert stepped.state.counts[0] == {"unknown_task": 1, "future": 1, "too_late": 1}
 
 
 def test_a_decision_that_a_client_made_for_itself_is_marked_as_not_logged(config: JoinConfig) -> None:

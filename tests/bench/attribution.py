@@ -1,6 +1,6 @@
 """Benchmark of the join on a real Kafka broker: CPU an event, end to end and of the kernel alone, memory of its state, freshness.
 
-    python tests/bench/attribution.py --json [--decisions 1000000] [--rounds 3] [--no-peers]
+    python tests/bench/attribution.py --json [--decisions 1000000] [--rounds 3] [--fresh-s 60] [--no-peers]
 
 One JSON object a line with --json, else a line of text a figure. Every joiner runs in a process of its own over the same topics, in
 rounds that alternate; what counts is the CPU of the whole process, librdkafka's threads included. The peers are Quix Streams (installed
@@ -25,9 +25,11 @@ ROOT = Path(__file__).resolve().parents[2]
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
 sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
 import polars as pl  # noqa: E402
 from peers.dict_join import DictJoin  # noqa: E402
 from peers.figures import Figure, printed  # noqa: E402
+from peers.freshness_run import measured  # noqa: E402
 from peers.join_events import TASK, Sent, fill, generated  # noqa: E402
 from peers.workers import installed  # noqa: E402
 
@@ -117,6 +119,15 @@ def kernel(events: Sequence[Sent], config: JoinConfig, *, rounds: int) -> Iterat
     yield Figure("state of an open decision beside its payload", _state_bytes(biggest), "bytes", 200.0, "lower")
 
 
+def freshness(bootstrap: str, folder: Path, *, seconds: float) -> Iterator[Figure]:
+    """From a reward to its observation and to a challenger that has learned it, beside the config's windows; the commands' defaults."""
+    found = measured(bootstrap, folder / "fresh", seconds=seconds)
+    note = f"{len(found.observed_s):,} rewards, {found.challengers} challengers; polls of 1 s (joiner) and 0.5 s (learner) are in it"
+    for name, delays_s in (("observation committed", found.observed_s), ("challenger published", found.learned_s)):
+        for quantile in (50, 99):
+            yield Figure(f"reward to {name}, p{quantile}", float(np.percentile(delays_s, quantile)), "s", None, "lower", note=note)
+
+
 def _raws(batch: Sequence[Sent]) -> Raws:
     columns = list(zip(*batch, strict=True))
     return Raws(columns[1], columns[2], list(range(len(batch))), columns[3], columns[0], {})
@@ -143,6 +154,7 @@ def figures(arguments: argparse.Namespace) -> Iterator[Figure]:
         events = generated(arguments.decisions)
         yield from kernel(events, config, rounds=arguments.rounds)
         with broker.running() as cluster:
+            yield from freshness(cluster.bootstrap, folder, seconds=arguments.fresh_s)
             yield from end_to_end(cluster.bootstrap, events, folder, rounds=arguments.rounds, quix=quix)
 
 
@@ -151,6 +163,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--decisions", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--fresh-s", type=float, default=60.0)
     parser.add_argument("--no-peers", action="store_true")
     arguments = parser.parse_args()
     if reason := broker.missing():

@@ -31,7 +31,7 @@ import yaml
 from peers.figures import Figure, printed
 from peers.open_loop import open_loop
 from peers.serving_load import Load, Pinned, cores, framed, h2load
-from peers.serving_peers import PEERS, peer_servers
+from peers.serving_peers import PEERS, Peer, peer_server
 
 from bandits.catalog import build
 from bandits.config import TaskPolicy, parse_task
@@ -198,14 +198,8 @@ def latency(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
     """p99 with Poisson arrivals at half of capacity, from the intended send time."""
     with world.server("open", threads=16) as server:
         capacity = world.load(server, "Select", "one", seconds=seconds, shape=(4, 8)).rate
-        body = (world.folder / "one").read_bytes()[5:]
-        runs = [
-            open_loop(server.address, SERVICE + "Select", body, rate=capacity / 2, seconds=seconds, core=world.load_core)
-            for _ in range(rounds)
-        ]
-        note = f"capacity {capacity:.0f}/s; failed {sum(run.failed for run in runs)}; p50 {np.median([run.p50_ms for run in runs]):.2f} ms"
-        p99 = float(np.median([run.p99_ms for run in runs]))
-        yield Figure("Select, p99 at half of capacity, open loop", p99, "ms", 5.0, "lower", None, None, None, rounds, note)
+        about = f"capacity {capacity:.0f}/s; "
+        yield _p99(world, server, "Select", "one", rate=capacity / 2, rounds=rounds, seconds=seconds, about=about)
 
 
 def fixed_rate(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
@@ -225,12 +219,26 @@ def fixed_rate(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
 def assignment(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
     """p99 of Assign, which is a hash alone, at 2,000 a second."""
     with world.server("assign", threads=16) as server:
-        body = (world.folder / "assign").read_bytes()[5:]
-        runs = [
-            open_loop(server.address, SERVICE + "Assign", body, rate=2_000, seconds=seconds, core=world.load_core) for _ in range(rounds)
+        yield _p99(world, server, "Assign", "assign", rate=2_000.0, rounds=rounds, seconds=seconds)
+
+
+def _p99(world: World, server: Any, method: str, body: str, *, rate: float, rounds: int, seconds: int, about: str = "") -> Figure:
+    """Beside the echo's at the same rate, by the same sender: what is not the server's."""
+    data = (world.folder / body).read_bytes()[5:]
+    with world.echo(threads=4) as echo:
+        pairs = [
+            [
+                open_loop(one.address, SERVICE + name, data, rate=rate, seconds=seconds, core=world.load_core)
+                for one, name in ((server, method), (echo, "Select"))
+            ]
+            for _ in range(rounds)
         ]
-        p99, note = float(np.median([run.p99_ms for run in runs])), f"failed {sum(run.failed for run in runs)}"
-        yield Figure("Assign, p99 at 2,000/s, open loop", p99, "ms", 5.0, "lower", None, None, None, rounds, note)
+    mine, theirs = zip(*pairs, strict=True)
+    note = f"{about}p50 {np.median([run.p50_ms for run in mine]):.2f} ms; failed {sum(run.failed for run in mine)}"
+    note += f"; p99 by round: {_spread([run.p99_ms for run in mine])}"
+    values = [float(np.median([run.p99_ms for run in runs])) for runs in (mine, theirs)]
+    title = f"{method}, p99 at {rate:.0f}/s, open loop"
+    return Figure(title, values[0], "ms", 5.0, "lower", "no-op echo, same sender", values[1], values[1] / values[0], rounds, note)
 
 
 def reloads(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
@@ -279,21 +287,23 @@ def restarts(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
 
 def peers(world: World, *, rounds: int, seconds: int, names: Sequence[str]) -> Iterator[Figure]:
     """Other stacks on the same request and core, each with Vowpal Wabbit behind it."""
-    with world.server("peers", threads=32) as server, contextlib.ExitStack() as running:
-        others = peer_servers(running, names, folder=ROOT / ".bench" / "serving", scratch=world.folder, core=world.core)
-        for name, (peer, fault) in others.items():
-            if peer is None:
-                yield Figure(f"Select beside {name}", 0.0, "requests/s", PEERS[name].target, "higher", name, None, None, 0, fault)
-                continue
-            ratios, theirs = [], []
-            for _ in range(rounds):
-                mine = world.load(server, "Select", "one", seconds=seconds, shape=(4, 8)).rate
-                other = peer.load(core=world.load_core, seconds=seconds).rate
-                ratios.append(mine / other)
-                theirs.append(other)
-            ratio, rate = float(np.median(ratios)), float(np.median(theirs))
-            title = f"Select beside {name}"
-            yield Figure(title, ratio * rate, "requests/s", PEERS[name].target, "higher", peer.title, rate, ratio, rounds, _spread(ratios))
+    with world.server("peers", threads=32) as server:
+        for name in names:
+            with peer_server(name, folder=ROOT / ".bench" / "serving", scratch=world.folder, core=world.core) as (peer, fault):
+                yield _beside_peer(world, server, name, peer, fault, rounds=rounds, seconds=seconds)
+
+
+def _beside_peer(world: World, server: Any, name: str, peer: Peer | None, fault: str, *, rounds: int, seconds: int) -> Figure:
+    title, target = f"Select beside {name}", PEERS[name].target
+    if peer is None:
+        return Figure(title, 0.0, "requests/s", target, "higher", name, None, None, 0, fault)
+    ratios, mine, theirs = [], [], []
+    for _ in range(rounds):
+        mine.append(world.load(server, "Select", "one", seconds=seconds, shape=(4, 8)).rate)
+        theirs.append(peer.load(core=world.load_core, seconds=seconds).rate)
+        ratios.append(mine[-1] / theirs[-1])
+    value, rate, ratio = float(np.median(mine)), float(np.median(theirs)), float(np.median(ratios))
+    return Figure(title, value, "requests/s", target, "higher", peer.title, rate, ratio, rounds, f"ratio by round: {_spread(ratios)}")
 
 
 def _rate(load: Load) -> float:

@@ -1,6 +1,5 @@
 """SIGKILL under load: every acknowledged decision stands in the log. The same checker finds the loss of a writer that buffers."""
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bandits.config import TaskPolicy
 from protos.events_pb2 import Decision, Event
@@ -16,7 +16,7 @@ from protos.log_files import segment_path
 from protos.policy_pb2 import SelectResponse
 from serving.decision_log import LogWriter, stamp_decision
 from serving.replay import replay_logs
-from tests.serving.kit import ROOT, Process, hammer, records_of
+from tests.serving.kit import ROOT, TASK, Process, hammer, records_of
 
 KILLS = 2
 
@@ -28,11 +28,18 @@ def lost(acknowledged: Iterable[bytes], log: Path) -> int:
 
 
 @pytest.fixture
-def process(tmp_path: Path, tasks: Path, compilation_cache: Path, front: str) -> Process:
-    """A server of the one task `shop`, which starts faster."""
-    (tmp_path / "tasks").mkdir()
-    shutil.copy(tasks / "shop.yaml", tmp_path / "tasks")
-    return Process(tmp_path, tmp_path / "tasks", compilation_cache, "--front", front)
+def task_folder(tmp_path: Path) -> Path:
+    """The one task `shop`, decided by the policy that starts fastest: what is killed here is a log."""
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "shop.yaml").write_text(yaml.safe_dump({**TASK, "policy": {"name": "uniform", "floor": 1.0, "slate_size": 3}}))
+    return folder
+
+
+@pytest.fixture
+def process(tmp_path: Path, task_folder: Path, compilation_cache: Path, front: str) -> Process:
+    """A server of that task."""
+    return Process(tmp_path, task_folder, compilation_cache, "--front", front)
 
 
 # `serving` as it must not be: an append returns before the kernel has the record, which follows 50 ms later.
@@ -86,10 +93,10 @@ def test_a_server_that_is_killed_or_ended_has_logged_what_it_acknowledged(
 
 
 @pytest.mark.slow
-def test_the_checker_finds_what_a_server_that_buffers_loses(tmp_path: Path, tasks: Path, compilation_cache: Path, shop: TaskPolicy) -> None:
-    (tmp_path / "tasks").mkdir()
-    shutil.copy(tasks / "shop.yaml", tmp_path / "tasks")
-    process = Process(tmp_path, tmp_path / "tasks", compilation_cache, program=("-c", BUFFERED))
+def test_the_checker_finds_what_a_server_that_buffers_loses(
+    tmp_path: Path, task_folder: Path, compilation_cache: Path, shop: TaskPolicy
+) -> None:
+    process = Process(tmp_path, task_folder, compilation_cache, program=("-c", BUFFERED))
     acknowledged = [name for kill in range(3) for name in killed_under_load(process, shop, kill=kill)]
     assert 0 < lost(acknowledged, tmp_path / "logs" / "decisions") < len(set(acknowledged))
 

@@ -1,9 +1,11 @@
 """What a server tells besides its answers: spans through OpenTelemetry's API alone, and its log as JSON."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,7 +13,6 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
-from bandits.config import TaskPolicy
 from protos.policy_pb2 import SelectRequest
 from serving import tracing
 from serving.calls import CallHandler, Method
@@ -152,8 +153,22 @@ except ZeroDivisionError:
     assert "ZeroDivisionError: division by zero" in second["exception"]
 
 
-def test_the_servers_own_lines_are_json_where_that_is_wished(tmp_path: Any, tasks: Any, compilation_cache: Any, shop: TaskPolicy) -> None:
-    command = [sys.executable, "-m", "serving", "serve", "--tasks", str(tasks), "--store", str(tmp_path / "store"), "--json-logs"]
+@pytest.mark.slow
+def test_the_servers_own_lines_are_json_where_that_is_wished(tmp_path: Path, tasks: Path, compilation_cache: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    # The task whose policy compiles at once.
+    shutil.copy(tasks / "ranked.yaml", tmp_path / "tasks")
+    command = [
+        sys.executable,
+        "-m",
+        "serving",
+        "serve",
+        "--tasks",
+        str(tmp_path / "tasks"),
+        "--store",
+        str(tmp_path / "store"),
+        "--json-logs",
+    ]
     command += ["--logs", str(tmp_path / "logs"), "--address", "127.0.0.1:0", "--compilation-cache", str(compilation_cache)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline().startswith("serving: ")
@@ -161,4 +176,4 @@ def test_the_servers_own_lines_are_json_where_that_is_wished(tmp_path: Any, task
     _, log = process.communicate(timeout=60)
     lines = [json.loads(line) for line in log.splitlines()]
     assert process.returncode == 0 and {line["level"] for line in lines} == {"info"}
-    assert any(line["event"].startswith("task shop: warm after") for line in lines) and all("timestamp" in line for line in lines)
+    assert any(line["event"].startswith("task ranked: warm after") for line in lines) and all("timestamp" in line for line in lines)

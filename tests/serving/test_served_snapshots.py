@@ -9,6 +9,7 @@ from bandits.errors import SnapshotError
 from bandits.programs import compilations
 from bandits.store import Store
 from protos.task import load_task
+from serving import snapshots
 from serving.snapshots import SnapshotHolder
 from serving.tasks import parse_rules
 from tests.serving.kit import promote, publish
@@ -40,6 +41,18 @@ def test_a_swap_to_the_tasks_own_policy_compiles_nothing(holder: SnapshotHolder,
     before = compilations()
     holder.refresh()
     assert compilations() == before
+
+
+def test_a_start_on_the_tasks_own_policy_warms_it_once(
+    tasks: Path, store: Store, shop: TaskPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(store, publish(store, shop, seed=1))
+    monkeypatch.setattr(snapshots, "warm_program", lambda *_: pytest.fail("what the champion has warmed was warmed again"))
+    holder = SnapshotHolder(store, parse_rules(load_task(tasks / "shop.yaml")))
+    holder.start()
+    promote(store, digest := publish(store, shop, seed=2))
+    before = compilations()
+    assert holder.refresh() and holder.served.deciding.digest == digest and compilations() == before
 
 
 def test_a_flipped_byte_is_refused_and_the_old_one_serves_on(holder: SnapshotHolder, store: Store, shop: TaskPolicy) -> None:

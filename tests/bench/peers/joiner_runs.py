@@ -22,6 +22,7 @@ from join_events import TASK
 import attribution.__main__  # noqa: F401 (one thread for polars)
 from attribution.events import Raws
 from attribution.kafka_source import KafkaSource
+from attribution.memory import keep_freed_memory
 from attribution.settings import load_join_config
 from attribution.sources import Offsets
 from attribution.watermarks import FINAL_US
@@ -83,6 +84,8 @@ def _micro_batch(join: DictJoin, raws: Raws, folder: Path, offsets: Offsets) -> 
 def main() -> None:
     name, bootstrap, prefix, _ = sys.argv[1:5]
     with tempfile.TemporaryDirectory(dir=sys.argv[4]) as folder:
+        # As the command does; the dict has it too.
+        keep_freed_memory()
         source = KafkaSource(bootstrap, prefix=prefix, max_records=_MAX_RECORDS if "batch" not in prefix else 100, timeout_s=0.5)
         before, began = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
         events, rows = {"ours": ours, "dict": dict_join}[name](source, Path(folder))

@@ -1,7 +1,6 @@
 """Open-loop load: calls leave at the times of a Poisson process whatever the server does, and latency counts from the intended time."""
 
 import argparse
-import asyncio
 import json
 import os
 import subprocess
@@ -12,10 +11,15 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import grpc.aio
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from plain_http2 import Connections
+
 __all__ = ["OpenLoad", "open_loop"]
+
+_CONNECTIONS, _WARMING = 8, 32
 
 
 class OpenLoad(NamedTuple):
@@ -42,29 +46,23 @@ def open_loop(address: str, method: str, body: bytes, *, rate: float, seconds: f
     return OpenLoad(**json.loads(ended.stdout))
 
 
-async def _run(address: str, method: str, body: bytes, rate: float, seconds: float) -> OpenLoad:
+def _run(address: str, method: str, body: bytes, rate: float, seconds: float) -> OpenLoad:
     times = np.cumsum(np.random.default_rng(0).exponential(1.0 / rate, int(rate * seconds)))
-    channels = [grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) for _ in range(4)]
-    calls = [channel.unary_unary(method) for channel in channels]
-    await asyncio.gather(*(call(body) for call in calls for _ in range(8)), return_exceptions=True)
-    latencies: list[float] = []
-    codes: Counter[str] = Counter()
-
-    async def one(index: int, due_s: float) -> None:
-        try:
-            await calls[index % len(calls)](body)
-            latencies.append(time.perf_counter() - due_s)
-        except grpc.aio.AioRpcError as error:
-            codes[error.code().name] += 1
-
-    waiting, begun_s = [], time.perf_counter()
-    for index, at_s in enumerate(times.tolist()):
-        if (left_s := begun_s + at_s - time.perf_counter()) > 0:
-            await asyncio.sleep(left_s)
-        waiting.append(asyncio.create_task(one(index, begun_s + at_s)))
-    await asyncio.gather(*waiting)
+    connections = Connections(address, method, body, count=_CONNECTIONS)
+    for _ in range(_WARMING):
+        connections.send(0.0)
+    connections.finish(timeout_s=60.0)
+    connections.ended.clear()
+    begun_s = time.perf_counter()
+    for due_s in (begun_s + times).tolist():
+        connections.wait_until(due_s)
+        connections.send(due_s)
+    connections.finish(timeout_s=60.0)
+    latencies = [call.latency_s for call in connections.ended if call.status == "OK"]
+    codes = Counter(call.status for call in connections.ended if call.status != "OK")
+    codes["UNANSWERED"] += len(times) - len(connections.ended)
     p50, p99 = np.percentile(latencies or [np.nan], [50, 99]) * 1e3
-    return OpenLoad(float(p50), float(p99), len(times), dict(codes))
+    return OpenLoad(float(p50), float(p99), len(times), dict(+codes))
 
 
 def main() -> None:
@@ -73,7 +71,7 @@ def main() -> None:
     for name in ("address", "method", "body", "rate", "seconds"):
         parser.add_argument(name)
     given = parser.parse_args()
-    found = asyncio.run(_run(given.address, given.method, Path(given.body).read_bytes(), float(given.rate), float(given.seconds)))
+    found = _run(given.address, given.method, Path(given.body).read_bytes(), float(given.rate), float(given.seconds))
     print(json.dumps(found._asdict()))
 
 

@@ -3,14 +3,14 @@
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from peers.serving_load import Load, Pinned, h2load
 from peers.workers import installed
 
-__all__ = ["PEERS", "Peer", "peer_servers"]
+__all__ = ["PEERS", "Peer", "peer_server"]
 
 HERE = Path(__file__).resolve().parent
 
@@ -46,26 +46,23 @@ class Peer(NamedTuple):
         return h2load(self.server, self.body, path=self.path, core=core, seconds=seconds, connections=32, streams=1, kind=kind)
 
 
-def peer_servers(
-    running: contextlib.ExitStack, names: Sequence[str], *, folder: Path, scratch: Path, core: int
-) -> dict[str, tuple[Peer | None, str]]:
-    """Each peer that is named, started on the core, or why it is not there."""
-    found: dict[str, tuple[Peer | None, str]] = {}
-    for name in names:
-        stack = PEERS[name]
-        python, faults = installed(("vowpalwabbit", "numpy", *stack.packages), folder=folder / name)
-        if faults:
-            found[name] = (None, f"cannot be installed: {'; '.join(f'{package}: {fault}' for package, fault in faults.items())}")
-            continue
-        body = scratch / f"body-{name}.json"
-        body.write_text(json.dumps(_body(name)))
+@contextlib.contextmanager
+def peer_server(name: str, *, folder: Path, scratch: Path, core: int) -> Iterator[tuple[Peer | None, str]]:
+    """A peer, alone on the core but for us, or why it is not there: what others do in the background is nobody's time."""
+    stack = PEERS[name]
+    python, faults = installed(("vowpalwabbit", "numpy", *stack.packages), folder=folder / name)
+    if faults:
+        yield None, f"cannot be installed: {'; '.join(f'{package}: {fault}' for package, fault in faults.items())}"
+        return
+    body = scratch / f"body-{name}.json"
+    body.write_text(json.dumps(_body(name)))
+    with contextlib.ExitStack() as running:
         try:
             server = running.enter_context(Pinned([str(python), str(HERE / "stack_peers.py"), name], core=core))
         except RuntimeError as error:
-            found[name] = (None, f"does not start: {str(error).strip().splitlines()[-1:]}")
-            continue
-        found[name] = (Peer(server.title, server, body, stack.path), "")
-    return found
+            yield None, f"does not start: {str(error).strip().splitlines()[-1:]}"
+            return
+        yield Peer(server.title, server, body, stack.path), ""
 
 
 def _body(name: str) -> Any:
