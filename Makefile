@@ -37,8 +37,9 @@ front: $(STAMP)  ## build the native front end (Rust 1.85 or newer) and install 
 front-test:  ## the front end's own tests in Rust: decoders under random input
 	cd serving/front && cargo fmt --all --check && cargo test --quiet --locked -p slateloop-wire
 
+# A file stays in one process: its tests share what is compiled and drawn. (Groups by mark are not heeded by xdist 3.8 under pytest 9.2.)
 test: $(STAMP)  ## the test suite, in two processes
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
 test-slow: $(STAMP)  ## the longer runs that `make test` leaves out
 	$(BIN)/python -m pytest -m slow

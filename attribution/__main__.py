@@ -24,17 +24,19 @@ from attribution.dead_letters import dead_letters as letters_of
 from attribution.embedded_source import EmbeddedSource
 from attribution.errors import AttributionError
 from attribution.housekeeping import compact, delete_unit
-from attribution.housekeeping import expire as expire_tables
 from attribution.kafka_source import KafkaSource
 from attribution.lint import lint as lint_files
 from attribution.membership import Membership
 from attribution.memory import keep_freed_memory
 from attribution.metrics import serve_metrics
 from attribution.producer import EventProducer
+from attribution.retention import Broker, Cuts, expire_all
 from attribution.settings import JoinConfig, config_parts, load_join_config
 from attribution.sources import Source
 from attribution.status import landed_events, needed_since_us, report
 from attribution.topics import ensure_topics
+from attribution.unit_feature_build import FeatureRequest, build_unit_features
+from attribution.unit_feature_store import features_folder
 from attribution.watermarks import FINAL_US
 from attribution.worker import Progress, Worker, run_worker
 from protos.command import print_config, refusing, until_signalled
@@ -244,6 +246,35 @@ def query(
         Console().print(table)
 
 
+@app.command("unit-features")
+@refusing(AttributionError, ProtosError)
+def unit_features_command(
+    out: Out = Path("var/joined"),
+    tenant: Annotated[str, typer.Option(help="Tenant whose units are told of.")] = DEFAULT_TENANT,
+    signals: Annotated[
+        list[str] | None, typer.Option("--signal", help="Name of a signal; repeatable. Default: all that have landed.", metavar="NAME")
+    ] = None,
+    windows_days: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--window-days", help="Length of a window, days; repeatable. Default: 1, 7 and 30. Events must be kept longer.", min=1e-5
+        ),
+    ] = None,
+    at_us: Annotated[
+        int | None, typer.Option(help="The windows end before this time, microseconds since the epoch; default: the watermark.", min=1)
+    ] = None,
+    last_default: Annotated[float, typer.Option(help="Last value of a signal that was not there.")] = 0.0,
+    keep: Annotated[int, typer.Option(help="Versions that stay, the new one among them.", min=1)] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Publish counts, sums and last values of signals by unit, as a new version of the table that a server holds in memory."""
+    days = windows_days or [1.0, 7.0, 30.0]
+    request = FeatureRequest(tenant, signals or [], [length * 86_400.0 for length in days], last_default, at_us)
+    made = build_unit_features(out, request, now_us=time.time_ns() // 1_000, keep=keep)
+    folder = features_folder(out, tenant) / made.version
+    _print({"version": made.version, "units": made.rows, "columns": [one.name for one in made.columns], "folder": str(folder)}, as_json)
+
+
 @app.command("delete-unit")
 @refusing(AttributionError)
 def delete_unit_command(
@@ -255,7 +286,7 @@ def delete_unit_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a unit: from both tables, their history, and every later run and backfill."""
+    """Delete a unit: from both tables, their history, the unit features, and every later run and backfill."""
     now_us = time.time_ns() // 1_000
     _print(dict(delete_unit(out, tenant=tenant, unit_id=unit, until_us=until_us or now_us, now_us=now_us)), as_json)
 
@@ -267,18 +298,30 @@ def expire(
     tasks: Tasks = Path("configs/tasks"),
     events_days: Annotated[float, typer.Option(help="Age at which landed events go, days.", min=0.0)] = 30.0,
     observations_days: Annotated[float, typer.Option(help="Age at which observations go, days.", min=0.0)] = 400.0,
+    logs: Annotated[
+        Path | None, typer.Option("--logs", help="Directory of the server's logs: let go of landed segments too.", metavar="DIR")
+    ] = None,
+    logs_days: Annotated[float, typer.Option(help="Age at which segments of the logs go, days.", min=0.0)] = 14.0,
+    bootstrap: Annotated[
+        str | None,
+        typer.Option("--bootstrap", help="Address of the broker: let go of landed and derived records too.", metavar="ADDRESS"),
+    ] = None,
+    topics_days: Annotated[float, typer.Option(help="Age at which records of the topics go, days.", min=0.0)] = 14.0,
+    kafka: KafkaSettings = None,
+    prefix: Prefix = "",
+    wait_s: Annotated[
+        float, typer.Option(help="Time for the joiner to land what the broker holds, before --logs are looked at, seconds.", min=0.0)
+    ] = 30.0,
     apply: Annotated[bool, typer.Option("--apply", help="Do it; without this, say what would go.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let go of events and observations by age; the account stays closed. A dry run unless --apply is given."""
-    now_us, day_us = time.time_ns() // 1_000, 86_400 * 1_000_000
-    cuts = {
-        "events_before_us": now_us - round(events_days * day_us),
-        "observations_before_us": now_us - round(observations_days * day_us),
-    }
+    """Let go of events, observations, log segments and topic records by age; the account stays closed. A dry run unless --apply."""
+    now_us, client = time.time_ns() // 1_000, _Client(bootstrap, settings=_settings(kafka), prefix=prefix)
+    cuts = Cuts(*(now_us - round(days * 86_400e6) for days in (events_days, observations_days, logs_days, topics_days)))
     held_since_us = needed_since_us(out, config=load_join_config(tasks))
-    found = expire_tables(out, **cuts, held_since_us=held_since_us, apply=apply)
-    _print({**dataclasses.asdict(found), "applied": apply}, as_json)
+    broker = Broker(client.address, prefix=prefix, settings=client.settings) if bootstrap else None
+    found = expire_all(out, cuts=cuts, held_since_us=held_since_us, logs=logs, broker=broker, wait_s=wait_s, apply=apply)
+    _print({**found, "applied": apply}, as_json)
 
 
 @app.command("compact")

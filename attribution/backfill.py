@@ -72,7 +72,7 @@ def backfill_source(
     events, rows = 0, 0
     quiet = 0
     while any(deriver.offsets.get(partition, 0) < end for partition, end in ends.items()) and quiet < _QUIET_FETCHES:
-        raws, offsets = source.fetch(deriver.offsets)
+        raws, offsets, _ = source.fetch(deriver.offsets)
         if offsets == deriver.offsets:
             quiet += 1
             continue

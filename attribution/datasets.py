@@ -5,7 +5,8 @@ exposures           one row a slot: what stood there, with what propensity, whet
 action_daily        by task, day and action: decided, seen, reward of the seen slots
 events              every landed event; signals: its signals, each event id once
 unit_activity(at_us, window_s)
-                    by unit and signal, over the window that ends at `at_us`: count, sum, last value and its time
+                    by unit and signal, over the window that ends at `at_us`: count, sum, last value and its time. To serve from:
+                    `attribution unit-features`
 """
 
 from pathlib import Path

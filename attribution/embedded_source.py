@@ -43,7 +43,7 @@ class EmbeddedSource:
         held = read_log(self._logs / FEEDBACK, offset=self._begin(feedback, offsets), max_bytes=_CHUNK_BYTES)
         raws, offset, whole = self._read_to_end(self._begin(decisions, offsets))
         if not whole:
-            return Fetched(raws, {**offsets, decisions: offset})
+            return Fetched(raws, {**offsets, decisions: offset}, full=True)
         raws += [_raw(FEEDBACK, item) for item in held.items]
         return Fetched(raws, {**offsets, decisions: offset, feedback: held.next_offset})
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from attribution.events import Raws
 from attribution.wire import bytes_of
 
-__all__ = ["BATCH_SCHEMA", "pack", "unpacked"]
+__all__ = ["BATCH_SCHEMA", "event_counts", "pack", "unpacked"]
 
 BATCH_SCHEMA = pa.schema([pa.field("payload", pa.binary(), nullable=False)])
 _REGISTRY, _ARROW = b"\x00", b"\xff\xff\xff\xff"
@@ -31,6 +31,23 @@ def pack(payloads: Sequence[bytes]) -> bytes:
         stream.write_batch(pa.record_batch([pa.array(payloads, pa.binary())], schema=BATCH_SCHEMA))
     value: bytes = sink.getvalue().to_pybytes()
     return value
+
+
+def event_counts(payloads: Sequence[bytes]) -> list[int]:
+    """How many events each value holds, from the heads of its batches; 1 where it is no stream that can be read."""
+    counts = [1] * len(payloads)
+    for row, payload in enumerate(payloads):
+        if payload.startswith(_ARROW):
+            counts[row] = _rows_of(payload)
+    return counts
+
+
+def _rows_of(stream: bytes) -> int:
+    try:
+        with pa.ipc.open_stream(stream) as batches:
+            return max(sum(batch.num_rows for batch in batches), 1)
+    except (pa.ArrowInvalid, OSError):
+        return 1
 
 
 def unpacked(records: Raws) -> Raws:

@@ -15,6 +15,7 @@ from attribution.deletions import read_deletions, request_deletion
 from attribution.erasure import ERASED, EXPIRED, PERSONAL, decisions_with, erased_rows, events_at
 from attribution.errors import TableError
 from attribution.tables import EVENTS_DIR, OBSERVATIONS_DIR, open_table
+from attribution.unit_feature_store import erase_features
 
 __all__ = ["Expiry", "compact", "delete_unit", "erase_tables", "expire"]
 
@@ -38,7 +39,8 @@ def delete_unit(out: Path, *, tenant: str, unit_id: str, until_us: int, now_us: 
 
 
 def erase_tables(out: Path, deletions: pl.DataFrame) -> Mapping[str, int]:
-    """Takes what deletions cover out of the tables: events are emptied, observations deleted, old files removed."""
+    """Takes what deletions cover out of the tables: events are emptied, observations deleted, old files removed; and out of every version
+    of the unit features."""
     places = ["topic", "partition", "offset"]
     landed = open_table(out / EVENTS_DIR, schema=None).read(columns=[*places, "tenant", "unit_id", "event_time_us"])
     lost = landed.filter(erased_rows(landed, deletions))
@@ -51,7 +53,7 @@ def erase_tables(out: Path, deletions: pl.DataFrame) -> Mapping[str, int]:
         observations.delete(decisions_with(rows["decision_id"].unique()))
     for table in (events, observations):
         _vacuum(table)
-    return {"events": lost.height, "observations": rows.height}
+    return {"events": lost.height, "observations": rows.height, "unit_features": erase_features(out, deletions)}
 
 
 def expire(out: Path, *, events_before_us: int, observations_before_us: int, held_since_us: int, apply: bool) -> Expiry:

@@ -6,6 +6,7 @@ error, never a gap. Append time is Kafka's record time, so the topics want `mess
 """
 
 import operator
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from attribution.errors import LostRecords, SourceError
 from attribution.events import Raws
+from attribution.fetch_bounds import FetchBounds, Room, Size
 from attribution.membership import GROUP, Membership
 from attribution.sources import Fetched, Offsets, Partition
 
@@ -23,6 +25,8 @@ __all__ = ["TOPICS", "KafkaSource"]
 
 TOPICS = ("decisions", "impressions", "rewards", "signals")
 _METADATA_TIMEOUT_S = 10.0
+# Before the first fetch: a batch of the size that pays, and the brokers' own bound on a message.
+_FIRST_GUESS = Size(500, 1 << 20)
 _RESET = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 
@@ -30,8 +34,8 @@ class KafkaSource:
     """Reads every partition of TOPICS through one consumer.
 
     `prefix` stands before the topics' names at the broker, and nowhere else. `settings` are librdkafka's own (security, client id);
-    `max_records` and `timeout_s` bound a fetch. With `members` only their partitions are read. Raises SourceError if the broker
-    doesn't answer or a topic is absent.
+    `max_records` (messages), `max_events`, `max_bytes` and `timeout_s` bound a fetch. With `members` only their partitions are read.
+    Raises SourceError if the broker doesn't answer or a topic is absent.
     """
 
     def __init__(
@@ -40,14 +44,17 @@ class KafkaSource:
         *,
         prefix: str = "",
         settings: Mapping[str, Any] | None = None,
-        max_records: int = 20_000,
+        max_records: int = FetchBounds.records,
+        max_events: int = FetchBounds.events,
+        max_bytes: int = FetchBounds.size_bytes,
         timeout_s: float = 0.5,
         members: Membership | None = None,
     ) -> None:
         own = {"bootstrap.servers": bootstrap, "group.id": GROUP, "enable.auto.commit": False, "auto.offset.reset": "error"}
         self._consumer = Consumer({**(settings or {}), **own})
         self._admin = AdminClient({**(settings or {}), "bootstrap.servers": bootstrap})
-        self._max_records, self._timeout_s, self._prefix = max_records, timeout_s, prefix
+        self._bounds = FetchBounds(records=max_records, events=max_events, size_bytes=max_bytes)
+        self._largest, self._timeout_s, self._prefix = _FIRST_GUESS, timeout_s, prefix
         self._assigned: dict[Partition, int] = {}
         self._members = members
         self._partitions = self._all = [partition for topic in TOPICS for partition in self._of_topic(topic, bootstrap)]
@@ -70,11 +77,12 @@ class KafkaSource:
             self._seek(offsets)
         # Until the batch is whole the consumer's own place is not to be trusted: the next fetch seeks.
         self._assigned = {}
-        messages = self._consumer.consume(num_messages=self._max_records, timeout=self._timeout_s) if self._partitions else []
+        messages, left, full = self._consume() if self._partitions else ([], False, False)
         raws = _columns(messages, prefix=self._prefix)
         following = {**offsets, **_ends(raws)}
-        self._assigned = self._places(following)
-        return Fetched(raws, following)
+        # What was left stands behind the consumer's own place: then the next fetch seeks too.
+        self._assigned = {} if left else self._places(following)
+        return Fetched(raws, following, full)
 
     def commit(self, offsets: Offsets) -> None:
         """Commits to the group, for tools that show its lag."""
@@ -107,6 +115,20 @@ class KafkaSource:
         if found.error is not None:
             raise SourceError(f"--bootstrap {bootstrap}: topic {self._prefix + topic!r}: {found.error}; `attribution topics` makes it")
         return [Partition(topic, number) for number in sorted(found.partitions)]
+
+    def _consume(self) -> tuple[list[Message], bool, bool]:
+        """What fits into the bounds; whether some that came did not and is left; whether a bound was reached."""
+        room, taken = Room(self._bounds, largest=self._largest), list[Message]()
+        deadline = time.monotonic() + self._timeout_s
+        while not room.full:
+            asked = room.chunk
+            found = self._consumer.consume(num_messages=asked, timeout=max(deadline - time.monotonic(), 0.0))
+            count = room.take([message.value() or b"" for message in found])
+            taken += found[:count]
+            if len(found) < asked or count < len(found):
+                break
+        self._largest = room.largest if taken else self._largest
+        return taken, count < len(found), room.full
 
     def _seek(self, offsets: Offsets) -> None:
         self._assigned = self._places(offsets)

@@ -20,10 +20,14 @@ Offsets = Mapping[Partition, int]
 
 
 class Fetched(NamedTuple):
-    """Records, in order within each partition, and the offsets at which the next fetch begins."""
+    """Records, in order within each partition, and the offsets at which the next fetch begins.
+
+    `full`: a bound of the fetch was reached, so that more may be waiting.
+    """
 
     raws: Sequence[Raw] | Raws
     offsets: Offsets
+    full: bool = False
 
 
 class Source(Protocol):

@@ -1,6 +1,6 @@
 """What stands in the two tables, as one report: the account of the decisions, the counts of the events, watermark, damage and lag."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from attribution.watermarks import partition_watermark, stale_sources
 # Freshness is that of the newest commits.
 _FRESH_COMMITS = 100
 
-__all__ = ["landed_events", "needed_since_us", "report"]
+__all__ = ["done_offsets", "landed_events", "needed_since_us", "report", "watermark_us"]
 
 
 def report(out: Path, *, config: JoinConfig, ends: Offsets | None = None) -> dict[str, Any]:
@@ -57,9 +57,21 @@ def landed_events(out: Path) -> pl.DataFrame:
 
 def needed_since_us(out: Path, *, config: JoinConfig) -> int:
     """The join may still need events since this time, microseconds since the epoch. Raises TableError."""
+    return watermark_us(out) - config.memory_us
+
+
+def watermark_us(out: Path) -> int:
+    """Everything before this has come, in every partition, microseconds since the epoch; 0 before the first event. Raises TableError."""
     observations, events = (open_table(out / name, schema=None) for name in (OBSERVATIONS_DIR, EVENTS_DIR))
-    marks = [partition_watermark(read_marks(observations.position, p.number).watermarks) for p in _partitions(events)]
-    return min(marks, default=0) - config.memory_us
+    return min((partition_watermark(read_marks(observations.position, p.number).watermarks) for p in _partitions(events)), default=0)
+
+
+def done_offsets(out: Path, partitions: Iterable[Partition]) -> Offsets:
+    """Offset before which everything is both landed and derived; partitions of which nothing is are left out. Raises TableError."""
+    asked = list(partitions)
+    derived = read_derived(open_table(out / OBSERVATIONS_DIR, schema=None).position, asked)
+    landed = read_landed(open_table(out / EVENTS_DIR, schema=None).position, asked)
+    return {partition: min(landed.get(partition, 0), offset) for partition, offset in derived.items()}
 
 
 def _partitions(events: PositionedTable) -> list[Partition]:

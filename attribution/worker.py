@@ -53,11 +53,15 @@ def _now_us() -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What one cycle did, or many; `overridden` of the rows are of slates that were shown otherwise than decided."""
+    """What one cycle did, or many; `overridden` of the rows are of slates that were shown otherwise than decided.
+
+    `full`: the fetch reached one of its bounds, so that more may be waiting.
+    """
 
     events: int
     rows: int
     overridden: int = 0
+    full: bool = False
 
 
 class Worker:
@@ -176,7 +180,7 @@ class Worker:
         self._follow()
         self._erase_new()
         self._at_point("followed")
-        raws, offsets = self._source.fetch(self.offsets)
+        raws, offsets, full = self._source.fetch(self.offsets)
         if offsets == self.offsets:
             return Progress(0, 0)
         events = erase(decode(raws), self._erased)
@@ -186,7 +190,7 @@ class Worker:
         done = self._derive(events)
         self._source.commit(offsets)
         self._at_point("committed")
-        return done
+        return dataclasses.replace(done, full=full)
 
     def _land(self, events: pl.DataFrame, offsets: Offsets) -> None:
         self._landed.append(_as_landed(events), positions=landed_positions(offsets))
@@ -196,7 +200,7 @@ class Worker:
 def run_worker(worker: Worker, *, poll_s: float, stop: threading.Event, until_final: bool, on_progress: Callable[[Progress], None]) -> None:
     """Cycles until `stop` is set or, with `until_final`, until the input has ended; at most one micro-batch each `poll_s`.
 
-    A batch larger than a backlog's is followed by the next at once.
+    A batch that is full, or larger than a backlog's, is followed by the next at once.
     """
     while not stop.is_set():
         began = time.monotonic()
@@ -204,7 +208,7 @@ def run_worker(worker: Worker, *, poll_s: float, stop: threading.Event, until_fi
         on_progress(progress)
         if until_final and worker.final and not progress.events:
             return
-        if progress.events < _BACKLOG:
+        if not progress.full and progress.events < _BACKLOG:
             stop.wait(max(0.0, poll_s - (time.monotonic() - began)))
 
 

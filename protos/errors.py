@@ -3,10 +3,11 @@
 ProtosError
 ├── ConfigError          a file that a user wrote, or a flag
 ├── FramingError         bytes that should have been a log record
-└── ObservationsError    an observations table that cannot be read as asked
+├── ObservationsError    an observations table that cannot be read as asked
+└── UnitFeaturesError    a table of unit features that cannot be read, or is not what its manifest says
 """
 
-__all__ = ["ConfigError", "FramingError", "ObservationsError", "ProtosError"]
+__all__ = ["ConfigError", "FramingError", "ObservationsError", "ProtosError", "UnitFeaturesError"]
 
 
 class ProtosError(Exception):
@@ -23,3 +24,7 @@ class FramingError(ProtosError):
 
 class ObservationsError(ProtosError):
     """A table of observations is absent, or lacks what was asked of it."""
+
+
+class UnitFeaturesError(ProtosError):
+    """A version of the unit features cannot be read, or is not what its manifest says."""

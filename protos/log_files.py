@@ -4,7 +4,8 @@
 
 An offset counts the bytes of the log since its beginning: the base of the segment and the position in it. A writer that finds a torn
 tail leaves it and opens a new segment behind it, so offsets never move and the reader can name the damage. `decisions` is the log
-of the server, `feedback` that of its Feedback call; both hold protos.events_pb2.Event.
+of the server, `feedback` that of its Feedback call; both hold protos.events_pb2.Event. Where a log is shipped to a broker, the offset up to
+which everything was acknowledged stands beside the segments, as text, in the file `shipped`.
 """
 
 import itertools
@@ -13,10 +14,11 @@ from typing import NamedTuple
 
 from protos.framing import HEADER_BYTES, MAX_PAYLOAD_BYTES, TORN, Damage, Record, next_start, records
 
-__all__ = ["DECISIONS", "FEEDBACK", "Chunk", "end_offset", "read_log", "segment_path", "segments"]
+__all__ = ["DECISIONS", "FEEDBACK", "SHIPPED", "Chunk", "end_offset", "read_log", "segment_path", "segments", "shipped_offset"]
 
 DECISIONS = "decisions"
 FEEDBACK = "feedback"
+SHIPPED = "shipped"
 _SUFFIX = ".log"
 
 
@@ -41,6 +43,16 @@ def end_offset(log: Path) -> int:
     """Offset just behind the last byte of the log."""
     found = segments(log)
     return found[-1][0] + found[-1][1].stat().st_size if found else 0
+
+
+def shipped_offset(log: Path) -> int | None:
+    """Everything before this offset is at the broker; None where the log is not shipped, 0 where its mark can't be read."""
+    try:
+        return int((log / SHIPPED).read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return 0
 
 
 def read_log(log: Path, *, offset: int, max_bytes: int = 4 << 20) -> Chunk:

@@ -20,12 +20,11 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from bandits.durable import write_whole
 from protos.events_pb2 import Event, Heartbeat
 from protos.framing import Record
-from protos.log_files import end_offset, read_log, segments
+from protos.log_files import SHIPPED, end_offset, read_log, segments, shipped_offset
 
 __all__ = ["Lag", "Shipper", "ShippingFailed", "kafka_producer", "lag_of", "topic_of"]
 
 _logger = logging.getLogger(__name__)
-_MARK = "shipped"
 _CHUNK_BYTES = 1 << 20
 _PEEK_BYTES = 64 << 10
 _METADATA_TIMEOUT_S = 10.0
@@ -41,7 +40,7 @@ class Lag(NamedTuple):
 
 def lag_of(log: Path, *, now_us: int) -> Lag:
     """How far the broker is behind a log that another process ships, from the files alone."""
-    offset = _read_mark(log / _MARK)
+    offset = _read_mark(log)
     size = max(end_offset(log) - offset, 0)
     first = next((item for item in read_log(log, offset=offset, max_bytes=_PEEK_BYTES).items if isinstance(item, Record)), None)
     age_s = (now_us - Event.FromString(first.payload).append_time_us) / 1e6 if first is not None else 0.0
@@ -72,12 +71,12 @@ class Shipper:
         self, log: Path, *, producer: Callable[[], Any], now_us: Callable[[], int], idle_s: float = 0.05, most_retry_s: float = 10.0
     ) -> None:
         """`producer` makes a producer, again after a fatal error; `idle_s`: how often a log without news is looked at."""
-        self._log, self._mark = log, log / _MARK
+        self._log, self._mark = log, log / SHIPPED
         self._make, self._now_us = producer, now_us
         self._idle_s, self._most_retry_s = idle_s, most_retry_s
         self._producer: Any = None
         self._partitions: dict[str, int] = {}
-        self._offset = _read_mark(self._mark)
+        self._offset = _read_mark(log)
         self._oldest_us = 0
         self._stop = threading.Event()
         #: Chunks that had to be sent again, and producers that ended fatally.
@@ -195,10 +194,7 @@ def _is_fatal(error: Any) -> bool:
     return bool(error.fatal()) or error.code() == KafkaError._FATAL
 
 
-def _read_mark(path: Path) -> int:
+def _read_mark(log: Path) -> int:
     """Where to go on; the beginning of the log where there is no mark, or none that can be read."""
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        found = segments(path.parent)
-        return found[0][0] if found else 0
+    found = segments(log)
+    return max(shipped_offset(log) or 0, found[0][0] if found else 0)

@@ -33,13 +33,6 @@ _MOST_MAPPINGS = 5_000
 gc.set_threshold(200_000, 20, 100)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the suite, a file stays in one (its tests share programs), and so do the tests of the real broker."""
-    for item in items:
-        on_kafka = "kafka" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("kafka" if on_kafka else item.path.name))
-
-
 @pytest.fixture(autouse=True, scope="module")
 def few_mappings() -> Iterator[None]:
     """Lets the programs of earlier modules go once they hold many mappings."""

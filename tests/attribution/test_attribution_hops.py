@@ -1,7 +1,9 @@
 """Exactly once over both tables: stopped at every point and started again, the rows are those of one undisturbed run."""
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import deltalake
@@ -17,7 +19,7 @@ from attribution.sources import Fetched, Offsets, Partition
 from attribution.status import report
 from attribution.tables import OBSERVATIONS_DIR, open_table
 from attribution.watermarks import FINAL_US
-from attribution.worker import Worker
+from attribution.worker import Progress, Worker, run_worker
 from protos.events_pb2 import Event
 from protos.observation_reader import latest_revisions, observed_watermark_us, revisions_since
 from tests.attribution.event_kit import append_log, decision, finals, heartbeat, impression, join_config, reward
@@ -245,3 +247,25 @@ def test_each_partition_has_its_own_watermark_and_its_own_count_of_commits(tmp_p
     assert [worker.cycle().rows for _ in script] == [0, 1, 1]
     table = deltalake.DeltaTable(tmp_path / OBSERVATIONS_DIR).to_pyarrow_table()
     assert {(row["partition"], row["decision_id"][-1], row["commit_seq"]) for row in table.to_pylist()} == {(0, 1, 1), (1, 2, 1)}
+
+
+def test_after_a_full_batch_the_next_is_fetched_at_once() -> None:
+    class Stop(threading.Event):
+        waits = 0
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.waits += 1
+            return super().wait(0.0)
+
+    told = iter([Progress(5, 0, full=True), Progress(5, 0, full=True), Progress(5, 0)])
+    stop = Stop()
+    seen: list[Progress] = []
+
+    def count(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == 3:
+            stop.set()
+
+    worker: Any = SimpleNamespace(shared=False, final=False, cycle=lambda: next(told))
+    run_worker(worker, poll_s=60.0, stop=stop, until_final=False, on_progress=count)
+    assert (len(seen), stop.waits) == (3, 1)

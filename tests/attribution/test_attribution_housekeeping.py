@@ -172,7 +172,7 @@ def test_the_commands_say_what_they_did(run: tuple[Path, Path, Worker], config: 
     dry = json.loads(
         call("expire", "--out", out, "--tasks", tasks, "--events-days", 36_500, "--observations-days", 36_500, "--json").stdout
     )
-    assert dry == {"events": 0, "decisions": 0, "observations": 0, "applied": False}
+    assert dry == {"tables": {"events": 0, "decisions": 0, "observations": 0}, "topics": [], "logs": [], "applied": False}
     assert json.loads(call("delete-unit", "bob", "--out", out, "--json").stdout)["observations"] == 1
     assert set(json.loads(call("compact", "--out", out, "--owner", "me", "--json").stdout)) == {"events", "observations"}
 

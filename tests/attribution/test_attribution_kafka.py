@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
+from attribution.decode import decode
+from attribution.envelope import pack
 from attribution.errors import LostRecords, SourceError
+from attribution.fetch_bounds import FetchBounds, Room, Size
 from attribution.kafka_source import TOPICS, KafkaSource
 from attribution.sources import Partition
 from attribution.tables import OBSERVATIONS_DIR
@@ -100,3 +103,32 @@ def test_a_broker_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("attribution.kafka_source._METADATA_TIMEOUT_S", 0.2)
     with pytest.raises(SourceError, match=r"--bootstrap 127\.0\.0\.1:1"):
         KafkaSource("127.0.0.1:1")
+
+
+def test_a_fetch_is_bounded_by_events_and_bytes_whatever_a_message_holds(tmp_path: Path) -> None:
+    wide = Broker()
+    events = [reward(f"r{number}", number / 100, unit="u1", slot=0).SerializeToString() for number in range(1_000)]
+    batches = [pack(events[at : at + 50]) for at in range(0, 1_000, 50)]
+    for value in [*events[:60], *batches]:
+        wide.producer.produce("rewards", value, partition=0, timestamp=1_700_000_000_000)
+    assert wide.producer.flush(10) == 0
+    for bounds, most in (({"max_events": 120}, 120), ({"max_bytes": 2 * len(batches[0]) + 1}, 2 * 50 + 20), ({"max_records": 7}, 7 * 50)):
+        source, offsets, fetches = KafkaSource(wide.bootstrap, timeout_s=0.3, **bounds), dict[Partition, int](), []
+        while offsets.get(Partition("rewards", 0), 0) < 80:
+            fetched = source.fetch(offsets)
+            offsets = dict(fetched.offsets)
+            fetches.append([decode(fetched.raws)["event_id"].to_list(), fetched.full])
+        source.close()
+        assert max(len(ids) for ids, _ in fetches) <= most and len(fetches) > 5
+        assert [one for ids, _ in fetches for one in ids] == [f"r{number}" for number in [*range(60), *range(1_000)]], "once, in order"
+        assert any(full for _, full in fetches)
+
+
+def test_a_message_that_is_larger_than_the_bound_comes_alone() -> None:
+    room = Room(FetchBounds(records=10, events=5, size_bytes=100), largest=Size(1, 10))
+    assert (room.chunk, room.take([b"x" * 200, b"y"]), room.full) == (5, 1, True)
+    room = Room(FetchBounds(records=10, events=5, size_bytes=100), largest=Size(1, 10))
+    assert (room.take([b"x" * 30]), room.chunk, room.take([b"x" * 60, b"x" * 60]), room.full) == (1, 2, 1, True)
+    room = Room(FetchBounds(records=10, events=5, size_bytes=100), largest=Size(1, 10))
+    assert (room.take([b"x" * 40]), room.full, room.take([b"x" * 40]), room.full) == (1, False, 1, True), "a third would not fit"
+    assert Room(FetchBounds(), largest=Size(500, 1)).chunk == 100, "the first chunk is small where messages have been large"

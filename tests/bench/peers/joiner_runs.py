@@ -54,7 +54,7 @@ def dict_join(source: KafkaSource, folder: Path) -> tuple[int, int]:
     """Events and rows of the dict."""
     join, offsets, events, rows = DictJoin(), {}, 0, 0
     while len(join.marks) < 6 or min(join.marks.values()) < FINAL_US:
-        raws, offsets = source.fetch(offsets)
+        raws, offsets, _ = source.fetch(offsets)
         assert isinstance(raws, Raws)
         rows += _micro_batch(join, raws, folder, offsets)
         events += len(raws.payloads)
