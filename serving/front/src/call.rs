@@ -14,6 +14,7 @@ use slateloop_wire::headers::{encoding, is_grpc, metadata, size, timeout};
 use slateloop_wire::status::{Status, DEADLINE_EXCEEDED, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED};
 
 use crate::bridge::{converse, CallState};
+use crate::connection::HANDSHAKE;
 use crate::inbox::Waiting;
 use crate::reply::{refuse, refuse_http, Reply};
 use crate::shared::{Limits, Shared, Ticket};
@@ -27,7 +28,8 @@ pub enum Lost {
 /// Takes a call: reads as much of it as is here, and leaves the rest to a task.
 pub async fn begin(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, shared: &Arc<Shared>) {
     if request.method() != Method::POST || !is_grpc(request.headers()) {
-        return refuse_http(&mut respond, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        tokio::spawn(refuse_other(request.into_body(), respond));
+        return;
     }
     let (messages, ticket) = match admitted(request.headers(), shared) {
         Ok(found) => found,
@@ -43,6 +45,19 @@ pub async fn begin(request: Request<RecvStream>, mut respond: SendResponse<Bytes
     let read = std::future::poll_fn(|context| Poll::Ready(reading.as_mut().poll(context).is_ready())).await;
     if !read {
         tokio::spawn(reading);
+    }
+}
+
+/// Answers what is no gRPC call, once all of it has come: what is wrong with it is then answered by HTTP/2 first.
+async fn refuse_other(mut body: RecvStream, mut respond: SendResponse<Bytes>) {
+    let read = async {
+        while let Some(data) = body.data().await {
+            let _ = body.flow_control().release_capacity(data?.len());
+        }
+        body.trailers().await
+    };
+    if let Ok(Ok(_)) = tokio::time::timeout(HANDSHAKE, read).await {
+        refuse_http(&mut respond, StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
 }
 

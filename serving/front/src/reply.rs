@@ -47,7 +47,9 @@ pub fn refuse(respond: &mut SendResponse<Bytes>, status: &Status) {
 pub fn refuse_http(respond: &mut SendResponse<Bytes>, code: StatusCode) {
     let mut response = Response::new(());
     *response.status_mut() = code;
-    let _ = respond.send_response(response, true);
+    if let Ok(mut stream) = respond.send_response(response, false) {
+        let _ = stream.send_data(Bytes::from_static(b"gRPC is spoken here, and nothing else\n"), true);
+    }
 }
 
 /// The headers with which every answer begins.
