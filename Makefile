@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export PYTHONPATH :=
 export VIRTUAL_ENV :=
 
-.PHONY: help setup demo drill test test-slow fuzz check format bench proto clean
+.PHONY: help setup front front-test demo drill test test-slow fuzz check format bench proto clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -29,6 +29,13 @@ demo: $(STAMP)  ## the whole loop on real data, at most two minutes
 
 drill: $(STAMP)  ## plant bad and good challengers in a running loop, and see the gate stop, promote and undo them
 	$(BIN)/serving drill
+
+front: $(STAMP)  ## build the native front end (Rust 1.85 or newer) and install it into .venv
+	@command -v cargo >/dev/null || { echo "front: cargo is not here; install Rust (https://rustup.rs), or serve with --front grpcio" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps ./serving/front
+
+front-test:  ## the front end's own tests in Rust: decoders under random input
+	cd serving/front && cargo fmt --all --check && cargo test --quiet --locked -p slateloop-wire
 
 # A file stays in one process: its tests share what is compiled and drawn. (Groups by mark are not heeded by xdist 3.8 under pytest 9.2.)
 test: $(STAMP)  ## the test suite, in two processes

@@ -149,7 +149,7 @@ def check_padding(entry: Entry) -> None:
 
 
 def check_vmap(entry: Entry) -> None:
-    """`vmap` gives what one request after the other gives."""
+    """`vmap` gives what one request after the other gives, within 1e-6: a policy may take products in float32, summed by shape."""
     for policy in _each(entry):
         params = policy.prepare(policy.update(policy.init(), _batch(64)))
         contexts, masks = np.random.default_rng(1).normal(size=(6, 3)), np.random.default_rng(2).random((6, _WIDTH)) < 0.7
@@ -160,9 +160,9 @@ def check_vmap(entry: Entry) -> None:
         for row in range(6):
             alone = policy.score(params, contexts[row], many[row], keys[row])
             said = f"request {row} of a batch gets other scores than alone"
-            _require_same(jax.tree.map(lambda leaf, row=row: leaf[row], together), alone, said, rtol=1e-12)
+            _require_same(jax.tree.map(lambda leaf, row=row: leaf[row], together), alone, said, rtol=1e-6)
             off = float(np.abs(p[row] - policy.choose(alone, masks[row])).max())
-            _require(off <= 1e-12, f"request {row} of a batch gets probabilities that are off by {off:.1e} from those it gets alone")
+            _require(off <= 1e-6, f"request {row} of a batch gets probabilities that are off by {off:.1e} from those it gets alone")
 
 
 def check_no_second_compilation(entry: Entry) -> None:

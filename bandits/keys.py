@@ -12,7 +12,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["DECISION_ID_BYTES", "decision_id", "draw_key", "slot_draws", "sticky_key", "threefry2x32", "value_draws", "walk_key"]
+__all__ = [
+    "DECISION_ID_BYTES",
+    "around_request",
+    "decision_id",
+    "draw_key",
+    "slot_draws",
+    "sticky_key",
+    "threefry2x32",
+    "value_draws",
+    "walk_key",
+]
 
 DECISION_ID_BYTES = 16
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -24,7 +34,7 @@ _SLOT_DRAW, _VALUE_DRAW, _WALK = 0, 1, 2
 
 def decision_id(*, tenant: str, task: str, request_id: str, arm: str, snapshot_digest: str) -> bytes:
     """Sixteen bytes that name the decision: the same request on the same snapshot and arm is the same decision."""
-    before, behind = _around(tenant, task, arm, snapshot_digest)
+    before, behind = around_request(tenant, task, arm, snapshot_digest)
     own = request_id.encode()
     parts = (before, len(own).to_bytes(4, "little"), own, behind)
     return hashlib.blake2b(b"".join(parts), digest_size=DECISION_ID_BYTES).digest()
@@ -76,8 +86,8 @@ def _draws(key: Any, slots: int, purpose: int) -> Any:
 
 
 @functools.lru_cache(maxsize=1024)
-def _around(tenant: str, task: str, arm: str, snapshot_digest: str) -> tuple[bytes, bytes]:
-    """What the ids of one arm and snapshot have before and behind the request's own part."""
+def around_request(tenant: str, task: str, arm: str, snapshot_digest: str) -> tuple[bytes, bytes]:
+    """What is hashed before and behind the request id, its length before it: of all decisions of one arm and snapshot."""
     return _length_prefixed((tenant, task)), _length_prefixed((arm, snapshot_digest))
 
 

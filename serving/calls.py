@@ -6,8 +6,8 @@ UNKNOWN, and an interceptor around its own stubs costs a tenth of a decision.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import grpc
 from google.protobuf import any_pb2
@@ -15,20 +15,24 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from serving.errors import DeadlineExceeded, Overloaded, RequestRefused, ServerFault, ServingError
+from serving.errors import DeadlineExceeded, LogUnavailable, Overloaded, RequestRefused, ServerFault, ServingError
 from serving.observers import Observer
 from serving.tracing import CallSpan
 
-__all__ = ["CallHandler", "Method", "Stream", "status_of"]
+__all__ = ["Arrived", "CallHandler", "Method", "Shortcut", "Stream", "status_of"]
 
 _logger = logging.getLogger(__name__)
 
 
 class Method(NamedTuple):
-    """A call of one message: `decode` makes it of bytes, `answer` gives the bytes of the reply or raises."""
+    """A call of one message: `decode` makes it of bytes, `answer` gives the bytes of the reply or raises.
+
+    `answer_all`: for calls that a transport brings together, bytes or an error for each.
+    """
 
     decode: Callable[[bytes], Any]
     answer: Callable[[Any], bytes]
+    answer_all: Callable[[Sequence[Any]], Sequence[bytes | Exception]] | None = None
 
 
 class Stream(NamedTuple):
@@ -37,6 +41,23 @@ class Stream(NamedTuple):
     decode: Callable[[bytes], Any]
     answer: Callable[[Any], bytes]
     refuse: Callable[[ServingError], bytes]
+
+
+class Arrived(NamedTuple):
+    """Calls of one method that a transport brings together, as columns.
+
+    `messages` as they came; `waited_s` since each came; `overdue`: places of those whose callers have given up; `metadata` of each, or
+    empty where there are no spans.
+    """
+
+    messages: Sequence[bytes]
+    waited_s: Sequence[float]
+    overdue: Sequence[int]
+    metadata: Sequence[Mapping[str, str]]
+
+
+# Answers, from the bytes of some requests, those that it can; None for the others.
+Shortcut = Callable[[Sequence[bytes]], Sequence[bytes | None]]
 
 
 class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -56,7 +77,8 @@ class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._streams_left = max_streams
         self._new_error_id = new_error_id
         self._observer = observer or Observer()
-        self._traced = CallSpan.wanted()
+        #: Is there somebody who keeps spans?
+        self.traced = CallSpan.wanted()
 
     def service(self, handler_call_details: Any) -> Any:
         """Called where the call arrives, before it waits for a thread."""
@@ -71,7 +93,7 @@ class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def _answer(self, method: Method, name: str, request: bytes, context: Any, arrived_s: float) -> bytes:
         code = "OK"
-        span = CallSpan(name, dict(context.invocation_metadata())) if self._traced else None
+        span = CallSpan(name, dict(context.invocation_metadata())) if self.traced else None
         try:
             self._check_wait(arrived_s, context)
             return method.answer(_decoded(method.decode, request))
@@ -83,6 +105,54 @@ class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
             self._observer.ended(name, code, time.monotonic() - arrived_s)
             if span is not None:
                 span.end(code, _number(code))
+
+    def answer_all(self, name: str, arrived: Arrived, *, shortcut: Shortcut | None = None) -> list[bytes | ServingError]:
+        """Answers calls of one method that a transport brings together, each as it would be by itself.
+
+        `shortcut` answers what it can from the bytes; the rest goes the way of all calls, and so does everything if it fails.
+        """
+        begun_s = time.monotonic()
+        spans = [CallSpan(name, found) for found in arrived.metadata] if self.traced else []
+        answers = [self._shown(answer, name) for answer in self._answers(name, arrived, shortcut)]
+        taken_s = time.monotonic() - begun_s
+        for place, answer in enumerate(answers):
+            code = "OK" if isinstance(answer, bytes) else answer.code
+            self._observer.ended(name, code, arrived.waited_s[place] + taken_s)
+            if spans:
+                spans[place].end(code, _number(code))
+        return answers
+
+    def _answers(self, name: str, arrived: Arrived, shortcut: Shortcut | None) -> list[bytes | Exception]:
+        method = self._methods[name]
+        assert isinstance(method, Method) and method.answer_all is not None, f"{name} is not answered together"
+        answers: list[bytes | Exception | None] = [None] * len(arrived.messages)
+        if shortcut is not None and not arrived.overdue and max(arrived.waited_s) <= self._deadline_cap_s:
+            answers = [*self._by_shortcut(shortcut, arrived.messages)]
+        requests, places = [], []
+        for place, message in enumerate(arrived.messages):
+            if answers[place] is not None:
+                continue
+            try:
+                self._check_waited(arrived.waited_s[place], 0.0 if place in arrived.overdue else None)
+                requests.append(_decoded(method.decode, message))
+                places.append(place)
+            except Exception as error:
+                answers[place] = error
+        for place, answer in zip(places, method.answer_all(requests) if requests else (), strict=True):
+            answers[place] = answer
+        return cast(list[bytes | Exception], answers)
+
+    def _by_shortcut(self, shortcut: Shortcut, messages: Sequence[bytes]) -> Sequence[bytes | None]:
+        try:
+            return shortcut(messages)
+        except LogUnavailable:
+            pass
+        except Exception as error:
+            _logger.error("a batch of %d is answered call by call", len(messages), exc_info=error)
+        return [None] * len(messages)
+
+    def _shown(self, answer: bytes | Exception, name: str) -> bytes | ServingError:
+        return answer if isinstance(answer, bytes) else self._known(answer, name)
 
     def _converse(self, method: Stream, name: str, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         if self._streams_left <= 0:
@@ -109,8 +179,9 @@ class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
         return context.abort_with_status(rpc_status.to_status(status_of(error)))
 
     def _check_wait(self, arrived_s: float, context: Any) -> None:
-        waited_s = time.monotonic() - arrived_s
-        left_s = context.time_remaining()
+        self._check_waited(time.monotonic() - arrived_s, context.time_remaining())
+
+    def _check_waited(self, waited_s: float, left_s: float | None) -> None:
         if waited_s > self._deadline_cap_s or (left_s is not None and left_s <= 0.0):
             raise DeadlineExceeded(f"the call waited {waited_s:.3f} s (deadline_cap_s is {self._deadline_cap_s}); send fewer at once")
 

@@ -56,6 +56,7 @@ def serve(
     address: Annotated[str | None, typer.Option("--address", help="host:port to listen on; port 0 takes any free one.")] = None,
     address_file: Annotated[Path | None, typer.Option("--address-file", help="Write the bound address here once ready.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes that share the port and the logs.")] = None,
+    front: Annotated[str | None, typer.Option("--front", help="What takes the calls: grpcio, or native (needs slateloop[front]).")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Threads that answer calls.")] = None,
     reflection: Annotated[bool, typer.Option("--reflection", help="Let clients list services and messages.")] = False,
     final_heartbeat: Annotated[bool, typer.Option("--final-heartbeat", help="At the end, say that no decision will follow.")] = False,
@@ -68,7 +69,7 @@ def serve(
     worker: Annotated[int | None, typer.Option("--worker", hidden=True, help="The number of this worker.")] = None,
 ) -> None:
     """Serve every task of a directory until SIGTERM; then let running calls finish."""
-    given = {"address": address, "workers": workers, "threads": threads}
+    given = {"address": address, "workers": workers, "front": front, "threads": threads}
     given |= {"reflection": reflection or None, "final_heartbeat": final_heartbeat or None}
     flags = [f"{key}={yaml.safe_dump(value).splitlines()[0]}" for key, value in given.items() if value is not None]
     overrides = [*flags, *set_]

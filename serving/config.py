@@ -18,6 +18,8 @@ class ServerConfig(config.StrictModel):
     address: str = pydantic.Field(default="127.0.0.1:50051", pattern=r"^.+:\d{1,5}$")
     #: Processes that share the port and the logs, 1..64; each has `threads` and its own memory of requests.
     workers: int = pydantic.Field(default=1, ge=1, le=64)
+    #: What takes the calls. `grpcio` is everywhere; `native` serves several times as many and needs slateloop[front].
+    front: Literal["grpcio", "native"] = "grpcio"
     #: Threads that answer calls, 1..256: as many requests are decided together at most (one core, 32 callers: 16 to 32 are best).
     threads: int = pydantic.Field(default=16, ge=1, le=256)
     #: Calls that may run or wait at once, 1..65,536; one more is refused with RESOURCE_EXHAUSTED.

@@ -130,6 +130,10 @@ class LogWriter:
         if bodies:
             self._append(lambda now_us: _framed(bodies, now_us))
 
+    def append_framed(self, framed: Callable[[int], bytes]) -> None:
+        """As `append_decisions`, for records that somebody else frames (protos.framing) once their time is known."""
+        self._append(lambda now_us: (framed(now_us),))
+
     def _append(self, framed: Callable[[int], Iterable[bytes]]) -> int:
         with self._turn:
             segment = self._writable()

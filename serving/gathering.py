@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-__all__ = ["Gathering"]
+__all__ = ["Gathering", "answered_apart"]
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -34,8 +34,7 @@ class Gathering(Generic[Request, Answer]):
     """Calls `answer_all` with one or more requests, from one thread at a time. Thread-safe."""
 
     def __init__(self, answer_all: Callable[[Sequence[Request]], Sequence[Answer]], *, most: int, common: type[Exception]) -> None:
-        """`most`: requests of one call; `common`: an error that holds for all of them. After any other each is tried alone: a request
-        that breaks something breaks it for nobody else."""
+        """`most`: requests of one call; `common`: an error that holds for all of them, see `answered_apart`."""
         self._answer_all = answer_all
         self._common = common
         self._most = most
@@ -69,13 +68,22 @@ class Gathering(Generic[Request, Answer]):
                 item.done.release()
 
     def _answer_batch(self, batch: Sequence[_Waiting[Request, Answer]]) -> None:
-        try:
-            for item, answer in zip(batch, self._answer_all([item.request for item in batch]) if batch else (), strict=True):
-                item.answer = answer
-        except Exception as error:
-            if len(batch) > 1 and not isinstance(error, self._common):
-                for item in batch:
-                    self._answer_batch([item])
-                return
-            for item in batch:
-                item.error = error
+        made = answered_apart(self._answer_all, [item.request for item in batch], common=self._common)
+        for item, (answer, error) in zip(batch, made, strict=True):
+            item.answer, item.error = answer, error
+
+
+def answered_apart(
+    answer_all: Callable[[Sequence[Request]], Sequence[Answer]], requests: Sequence[Request], *, common: type[Exception]
+) -> list[tuple[Answer | None, Exception | None]]:
+    """The answer to each request, or the error that it met.
+
+    `common`: an error that holds for all of them. After any other each is tried alone: a request that breaks something breaks it for
+    nobody else.
+    """
+    try:
+        return [(answer, None) for answer in answer_all(requests)] if requests else []
+    except Exception as error:
+        if len(requests) > 1 and not isinstance(error, common):
+            return [answered_apart(answer_all, [request], common=common)[0] for request in requests]
+        return [(None, error) for _ in requests]

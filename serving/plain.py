@@ -17,7 +17,7 @@ from serving.tasks import TaskKey, TaskRules
 from serving.validate import Selection
 from serving.wire import length_delimited, varint
 
-__all__ = ["PlainReader", "PlainReaders", "PlainRequest", "Span", "spans", "task_heads"]
+__all__ = ["PlainReader", "PlainReaders", "PlainRequest", "Span", "around_context", "listed_of", "spans", "task_heads"]
 
 _TENANT, _TASK, _UNIT, _REQUEST_ID, _CANDIDATES, _SLATE_SIZE = b"\x0a", b"\x12", 0x1A, 0x22, 0x32, 0x40
 _ACTION, _PACKED_FEATURES = 0x0A, b"\x22"
@@ -63,12 +63,9 @@ class PlainReader:
     """Reads the requests of one task, as its rules are now. Thread-safe."""
 
     def __init__(self, rules: TaskRules) -> None:
-        packed = 4 * rules.context_size
-        behind = b"\x1a" + varint(len(rules.schema_digest)) + rules.schema_digest.encode()
-        inner = b"\x12" + varint(packed)
         self.rules = rules
-        self._before_context = b"\x2a" + varint(len(inner) + packed + len(behind)) + inner
-        self._context_bytes, self._behind_context = packed, behind
+        self._before_context, self._behind_context = around_context(rules)
+        self._context_bytes = 4 * rules.context_size
         self._default_size = rules.policy.section.slate_size
         # A size of 128 or more has a second byte.
         self._most_slots = min(rules.limits.max_slots, _ONE_BYTE - 1)
@@ -126,7 +123,7 @@ class PlainReader:
         key = data[at : stop + 1] if stop < end else data[at:stop]
         known = self._known.get(key)
         if known is None:
-            listed = _listed(data[at:stop])
+            listed = listed_of(data[at:stop])
             if listed is None:
                 return None
             known = self._as_known(listed, data[at:stop], given=stop < end)
@@ -144,6 +141,14 @@ class PlainReader:
         # Where a task has no features, nothing that follows the actions fits.
         head = encoded + _PACKED_FEATURES + varint(features or _NEVER) if given else encoded
         return _Known(listed, head, features, len(head) + features)
+
+
+def around_context(rules: TaskRules) -> tuple[bytes, bytes]:
+    """What stands before and behind the packed numbers of a request's context."""
+    packed = 4 * rules.context_size
+    behind = b"\x1a" + varint(len(rules.schema_digest)) + rules.schema_digest.encode()
+    inner = b"\x12" + varint(packed)
+    return b"\x2a" + varint(len(inner) + packed + len(behind)) + inner, behind
 
 
 def task_heads(rules: TaskRules) -> list[bytes]:
@@ -215,7 +220,7 @@ def spans(data: bytes) -> list[Span] | None:
     return found if at == size else None
 
 
-def _listed(encoded: bytes) -> CandidateList | None:
+def listed_of(encoded: bytes) -> CandidateList | None:
     """The candidates of the field `actions` of a CandidateSet, serialised; None if they are to be refused."""
     names, at = [], 0
     while at < len(encoded):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bandits.continuous import slot_values
+from bandits.loaded import LoadedPolicy
 from bandits.quantise import DENOMINATOR
 from bandits.slates import ABSENT
 from bandits.traffic import Assignment
@@ -16,10 +17,11 @@ from serving.decide import Asked, Decided, draw_epoch
 from serving.errors import RequestRefused
 from serving.explain import explanations
 from serving.fields import refused
+from serving.tasks import TaskRules
 from serving.validate import Selection, refuse_unsound
 from serving.wire import SLOT_NUMBERS_BYTES, double, head, length_delimited, slot_numbers_of
 
-__all__ = ["Recorded", "record"]
+__all__ = ["DecidedBy", "Recorded", "Shared", "record", "shared_fields"]
 
 
 # Rows at a time from which their slots are laid out together.
@@ -38,10 +40,25 @@ class Recorded(NamedTuple):
     fault: RequestRefused | None = None
 
 
+class DecidedBy(NamedTuple):
+    """Who decided, in which arm, and whether that is so because of the kill switch."""
+
+    policy: LoadedPolicy
+    assignment: Assignment
+    kill_switch: bool
+
+
+class Shared(NamedTuple):
+    """The fields that all decisions of a policy and shape have in common, serialised."""
+
+    decision: bytes
+    response: bytes
+
+
 def record(decided: Decided) -> list[Recorded]:
     """Record and answer of each decision of a group."""
     slates, sound, columns = decided.slates.tolist(), decided.sound.tolist(), _columns(decided)
-    shared: dict[tuple[Assignment, int], _Shared] = {}
+    shared: dict[tuple[Assignment, int], Shared] = {}
     recorded = []
     for row, (place, asked, slate) in enumerate(zip(decided.places, decided.asked, slates, strict=True)):
         if slate[-1] == ABSENT:
@@ -90,7 +107,7 @@ def _fault(asked: Asked, *, sound: bool) -> RequestRefused:
     return refused("candidates.eligible", "no candidate may be shown in this context (policy.wrappers: mask); ask with others")
 
 
-def _recorded(decided: Decided, row: int, slate: list[int], columns: _Columns, shared: "_Shared") -> Recorded:
+def _recorded(decided: Decided, row: int, slate: list[int], columns: _Columns, shared: Shared) -> Recorded:
     selection = decided.asked[row].selection
     logged, answered = _slots(decided, row, slate, columns.numbers) if columns.slots is None else columns.slots[row]
     name = b"\x0a\x10" + decided.ids[row]
@@ -122,25 +139,23 @@ def _recorded(decided: Decided, row: int, slate: list[int], columns: _Columns, s
     return Recorded(decided.places[row], b"".join(body), b"".join(response))
 
 
-class _Shared(NamedTuple):
-    """The fields that all decisions of a policy and shape have in common, serialised."""
-
-    decision: bytes
-    response: bytes
+def _shared(asked: Asked, batch: int, width: int) -> Shared:
+    by = DecidedBy(asked.policy, asked.assignment, asked.kill_switch)
+    return shared_fields(asked.selection.rules, by, batch=batch, width=width, epoch=draw_epoch(asked.selection))
 
 
-def _shared(asked: Asked, batch: int, width: int) -> _Shared:
-    policy, rules = asked.policy, asked.selection.rules
-    fallback = FALLBACK_REASON_KILL_SWITCH if asked.kill_switch else FALLBACK_REASON_UNSPECIFIED
+def shared_fields(rules: TaskRules, by: DecidedBy, *, batch: int, width: int, epoch: int) -> Shared:
+    """What the decisions of a task have in common that were decided alike, in a shape of so many rows and candidates."""
+    fallback = FALLBACK_REASON_KILL_SWITCH if by.kill_switch else FALLBACK_REASON_UNSPECIFIED
     about = (rules.tenant, rules.name, rules.policy.config_digest, rules.schema_digest, rules.policy.section.draw_by)
-    decided_by = (policy.manifest.policy, policy.digest, *asked.assignment, fallback)
-    return _shared_by(about, decided_by, batch, width, draw_epoch(asked.selection))
+    decided_by = (by.policy.manifest.policy, by.policy.digest, *by.assignment, fallback)
+    return _shared_by(about, decided_by, batch, width, epoch)
 
 
 @functools.lru_cache(maxsize=1024)
 def _shared_by(
     about: tuple[str, str, str, str, str], decided_by: tuple[str, str, str, float, int], batch: int, width: int, epoch: int
-) -> _Shared:
+) -> Shared:
     tenant, task, config_digest, schema_digest, draw_by = about
     names = ("policy", "snapshot_digest", "arm", "arm_probability", "fallback")
     common: dict[str, Any] = dict(zip(names, decided_by, strict=True))
@@ -155,7 +170,7 @@ def _shared_by(
         epoch=epoch,
         **common,
     )
-    return _Shared(decision.SerializeToString(), SelectResponse(logged=True, **common).SerializeToString())
+    return Shared(decision.SerializeToString(), SelectResponse(logged=True, **common).SerializeToString())
 
 
 def _slots(decided: Decided, row: int, slate: list[int], numbers: bytes) -> tuple[bytes, bytes]:

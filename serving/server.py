@@ -22,7 +22,7 @@ from protos.events_pb2 import Event
 from protos.log_files import DECISIONS, FEEDBACK
 from protos.task import TaskFile
 from serving.bounds import LogBounds, LogGuard
-from serving.calls import CallHandler, Method, Stream
+from serving.calls import CallHandler, Method, Shortcut, Stream
 from serving.catalogues import CatalogueFile
 from serving.config import ServerConfig
 from serving.decision_log import LogWriter, Stamp, stamp_append, stamp_decision
@@ -32,8 +32,10 @@ from serving.heartbeats import Heartbeats, heartbeat_event
 from serving.idempotency import RequestMemory
 from serving.log_health import LogHealth
 from serving.metrics import Metrics, Watched
+from serving.native import Limits, NativeServer, front, gathered
+from serving.planned import Planned
 from serving.request_ids import RequestIds
-from serving.servicer import Servicer, result
+from serving.servicer import GATHERED, Servicer, result
 from serving.shipping import Lag, Shipper, kafka_producer, lag_of
 from serving.snapshots import SnapshotHolder, SnapshotWatch
 from serving.tasks import TaskRules, rules_by_key
@@ -177,28 +179,34 @@ class Server:
 
     def _grpc_server(self) -> Any:
         config = self._config
-        methods = CallHandler(
+        calls = CallHandler(
             _methods(self._servicer()),
             deadline_cap_s=config.deadline_cap_s,
             max_streams=config.max_streams,
             new_error_id=_new_id,
             observer=self.metrics,
         )
-        server = grpc.server(
-            # A stream keeps its thread for as long as it lives.
-            concurrent.futures.ThreadPoolExecutor(config.threads + config.max_streams, thread_name_prefix="call"),
-            handlers=[methods],
-            maximum_concurrent_rpcs=config.max_concurrent_rpcs,
-            # Two servers on one port would share the calls between two decision logs without saying so; workers share one log.
-            options=[("grpc.max_receive_message_length", config.max_message_bytes), ("grpc.so_reuseport", int(self._part.shares_port))],
-        )
+        # A stream keeps its thread for as long as it lives.
+        pool = concurrent.futures.ThreadPoolExecutor(config.threads + config.max_streams, thread_name_prefix="call")
+        if config.front == "native":
+            server: Any = native_server(calls, pool, config, self._part, shortcut=self._planned().answer)
+        else:
+            server = grpcio_server(calls, pool, config, self._part)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
             reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server
 
+    def _planned(self) -> Planned:
+        def append_framed(framed: Callable[[int], bytes]) -> None:
+            with self._log_health.watched():
+                self._guards[DECISIONS].check()
+                self._decisions.append_framed(framed)
+
+        return Planned(front().Planner(), holders=self._holders, append_framed=append_framed, observer=self.metrics)
+
     def _servicer(self) -> Servicer:
-        engine = Engine(
+        self._engine = Engine(
             holders=self._holders,
             append=self._append_decisions,
             memory=RequestMemory(entries=self._config.remembered_requests),
@@ -207,7 +215,7 @@ class Server:
             observer=self.metrics,
         )
         ahead_us = int(self._config.max_future_s * 1e6)
-        return Servicer(engine, append_feedback=self._append_feedback, latest_us=lambda: now_us() + ahead_us)
+        return Servicer(self._engine, append_feedback=self._append_feedback, latest_us=lambda: now_us() + ahead_us)
 
     def _append_decisions(self, bodies: Sequence[bytes]) -> None:
         with self._log_health.watched():
@@ -244,6 +252,26 @@ class Server:
         return [holder.rules for holder in self._holders.values()]
 
 
+def grpcio_server(calls: CallHandler, pool: concurrent.futures.Executor, config: ServerConfig, part: Part) -> Any:
+    """grpcio's synchronous server."""
+    return grpc.server(
+        pool,
+        handlers=[calls],
+        maximum_concurrent_rpcs=config.max_concurrent_rpcs,
+        # Two servers on one port would share the calls between two decision logs without saying so; workers share one log.
+        options=[("grpc.max_receive_message_length", config.max_message_bytes), ("grpc.so_reuseport", int(part.shares_port))],
+    )
+
+
+def native_server(
+    calls: CallHandler, pool: concurrent.futures.Executor, config: ServerConfig, part: Part, *, shortcut: Shortcut
+) -> NativeServer:
+    """The native front end, which decides what has come together together. Raises ServingError where it is not installed."""
+    limits = Limits(config.max_message_bytes, config.max_concurrent_rpcs, config.deadline_cap_s)
+    selects = gathered(calls, f"/{_SERVICE}/Select", most=GATHERED, shortcut=shortcut)
+    return NativeServer(pool, handlers=[calls], gathered=selects, limits=limits, shares_port=part.shares_port)
+
+
 def _file(catalogues: Path | None, rules: TaskRules) -> CatalogueFile | None:
     if catalogues is None:
         return None
@@ -254,7 +282,7 @@ def _methods(servicer: Servicer) -> dict[str, Method | Stream]:
     """The calls of the service by full name."""
     messages = policy_pb2
     return {
-        f"/{_SERVICE}/Select": Method(servicer.read, servicer.select),
+        f"/{_SERVICE}/Select": Method(servicer.read, servicer.select, servicer.select_all),
         f"/{_SERVICE}/SelectBatch": Method(servicer.read_batch, servicer.select_batch),
         f"/{_SERVICE}/SelectStream": Stream(servicer.read, servicer.select_or_say, result),
         f"/{_SERVICE}/Assign": Method(messages.AssignRequest.FromString, servicer.assign),

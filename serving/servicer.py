@@ -21,11 +21,11 @@ from serving.engine import Answer, Engine
 from serving.errors import LogUnavailable, ServingError
 from serving.feedback import check_events
 from serving.fields import check_id, refused
-from serving.gathering import Gathering
+from serving.gathering import Gathering, answered_apart
 from serving.plain import PlainRequest
 from serving.wire import head, length_delimited
 
-__all__ = ["BATCH_REQUESTS", "Servicer", "result"]
+__all__ = ["BATCH_REQUESTS", "GATHERED", "Servicer", "result"]
 
 # Unary requests that are decided together, at most: what one compiled batch holds. More in a batch makes none of them cheaper.
 GATHERED = 32
@@ -51,6 +51,11 @@ class Servicer:
         if isinstance(answer, ServingError):
             raise answer
         return answer
+
+    def select_all(self, requests: Sequence[SelectRequest | PlainRequest]) -> list[Answer | Exception]:
+        """Decides a slate for each of some requests that came together; serialised SelectResponses, or what was raised."""
+        made = answered_apart(self._engine.answer, requests, common=LogUnavailable)
+        return [error if answer is None else answer for answer, error in made]  # type: ignore[misc]
 
     def select_or_say(self, request: SelectRequest | PlainRequest) -> bytes:
         """Decides one slate of a stream; a serialised SelectResult."""

@@ -1,6 +1,7 @@
 """Benchmark of serving: one JSON object a line with --json, else a line of text a figure.
 
-    python tests/bench/serving.py --json [--only throughput,open,assign,restarts,reloads,peers] [--rounds 5] [--seconds 3] [--no-peers]
+    python tests/bench/serving.py --json [--only throughput,open,fixed,assign,restarts,reloads,peers] [--rounds 5] [--seconds 3]
+        [--no-peers] [--front native]
 
 A request of 1.7 KB: 32 context features, 20 candidates with 16 features each, a slate of three with its propensities, logged before the
 reply. Servers run on one core, the load (h2load, of nghttp2) on another; rounds alternate between ours and what it is compared with.
@@ -13,6 +14,8 @@ request id in the request: h2load sends one body over and over, and a repeated i
 import argparse
 import contextlib
 import functools
+import json
+import subprocess
 import sys
 import tempfile
 import threading
@@ -41,11 +44,15 @@ from protos.policy_pb2 import AssignRequest, Context, SelectBatchRequest, Select
 from protos.task import load_task
 
 ROOT = Path(__file__).resolve().parents[2]
+# Built from serving/front/load.
+LOAD, RATE = ROOT / "serving" / "front" / "target" / "release" / "slateloop-load", 10_000
 SERVICE = "/slateloop.v1.PolicyService/"
 ACTIONS = tuple(f"item-{index:02d}" for index in range(20))
 CONTEXT, FEATURES, SLOTS, BATCH = 32, 16, 3, 64
 # (connections, streams a connection) of 32 concurrent requests: several may share one read, or none.
 SHAPES = ((4, 8), (32, 1))
+# Of the no-op echo's requests a second, by what takes our calls.
+TARGETS = {("grpcio", shape): 0.55 for shape in SHAPES} | {("native", (4, 8)): 4.0, ("native", (32, 1)): 3.0}
 ECHO_THREADS, OUR_THREADS = (4, 8, 16), (16, 32)
 # As in the measurements that the targets come from, the model is linear in its 32 features.
 TASK = {
@@ -66,11 +73,13 @@ class World(NamedTuple):
     folder: Path
     core: int
     load_core: int
+    front: str
 
     def server(self, name: str, *, threads: int, flags: Sequence[str] = ()) -> Pinned:
         """Our server on a log of its own."""
         command = [sys.executable, "-m", "serving", "serve", "--tasks", str(self.folder / "tasks"), "--store", str(self.folder / "store")]
         command += ["--logs", str(self.folder / f"logs-{name}"), "--address", "127.0.0.1:0", "--threads", str(threads)]
+        command += ["--front", self.front]
         # Kept between runs: a cold start compiles for a minute.
         return Pinned([*command, "--compilation-cache", str(ROOT / ".bench" / "xla"), *flags], core=self.core)
 
@@ -85,8 +94,8 @@ class World(NamedTuple):
         return h2load(server, self.folder / body, path=path, core=self.load_core, seconds=seconds, connections=connections, streams=streams)
 
 
-def world_in(folder: Path) -> World:
-    """Makes the store and the bodies."""
+def world_in(folder: Path, *, front: str = "grpcio") -> World:
+    """Makes the store and the bodies; `front` takes our calls."""
     (folder / "tasks").mkdir()
     (folder / "tasks" / "bench.yaml").write_text(yaml.safe_dump(TASK))
     task = parse_task(load_task(folder / "tasks" / "bench.yaml"))
@@ -95,7 +104,7 @@ def world_in(folder: Path) -> World:
     (folder / "one").write_bytes(framed(one.SerializeToString()))
     (folder / "batch").write_bytes(framed(SelectBatchRequest(requests=[one] * BATCH).SerializeToString()))
     (folder / "assign").write_bytes(framed(AssignRequest(task="bench", unit_id="member-1234567").SerializeToString()))
-    return World(folder, *cores())
+    return World(folder, *cores(), front)
 
 
 def request(task: TaskPolicy) -> SelectRequest:
@@ -144,7 +153,9 @@ def throughput(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
     """Unary Select beside the echo, and SelectBatch beside unary; each with its best number of threads."""
     with contextlib.ExitStack() as running:
         echoes = {threads: running.enter_context(world.echo(threads=threads)) for threads in ECHO_THREADS}
-        ours = {threads: running.enter_context(world.server(f"t{threads}", threads=threads)) for threads in OUR_THREADS}
+        # The native front answers on one thread, however many are there for other calls.
+        tried = OUR_THREADS if world.front == "grpcio" else OUR_THREADS[:1]
+        ours = {threads: running.enter_context(world.server(f"t{threads}", threads=threads)) for threads in tried}
         for server in ours.values():
             checked(world, server)
         for shape in SHAPES:
@@ -164,11 +175,11 @@ def _beside_echo(
         echoed.append(theirs.rate)
         answered.append(mine.rate)
         assert not mine.failed, mine
-    title, note = f"Select, {shape[0]} connections x {shape[1]}", f"ratio by round: {_spread(ratios)}"
+    title, note, target = f"Select, {shape[0]} connections x {shape[1]}", f"ratio by round: {_spread(ratios)}", TARGETS[world.front, shape]
     peer = "no-op echo, grpcio " + grpc.__version__
-    values = (float(np.median(answered)), "requests/s", 0.55, "higher", peer, float(np.median(echoed)), float(np.median(ratios)))
+    values = (float(np.median(answered)), "requests/s", target, "higher", peer, float(np.median(echoed)), float(np.median(ratios)))
     yield Figure(title, *values, rounds, note)
-    yield Figure(f"{title}, CPU", *values[:1], "echo's CPU / ours", 0.55, "higher", peer, None, float(np.median(costs)), rounds)
+    yield Figure(f"{title}, CPU", *values[:1], "echo's CPU / ours", target, "higher", peer, None, float(np.median(costs)), rounds)
 
 
 def _batches(world: World, ours: dict[int, Any], *, rounds: int, seconds: int) -> Iterator[Figure]:
@@ -189,6 +200,20 @@ def latency(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
         capacity = world.load(server, "Select", "one", seconds=seconds, shape=(4, 8)).rate
         about = f"capacity {capacity:.0f}/s; "
         yield _p99(world, server, "Select", "one", rate=capacity / 2, rounds=rounds, seconds=seconds, about=about)
+
+
+def fixed_rate(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
+    """p99 of Select at 10,000 a second with Poisson arrivals, from the intended send time; a generator in Python can't send as many."""
+    if not LOAD.exists():
+        sys.exit("serving benchmark: --only fixed needs its generator: cargo build --release -p slateloop-load, in serving/front")
+    with world.server("fixed", threads=16) as server:
+        command = ["taskset", "-c", str(world.load_core), str(LOAD), server.address, SERVICE + "Select", str(world.folder / "one")]
+        runs = [json.loads(subprocess.check_output([*command, str(RATE), str(seconds), "8"])) for _ in range(rounds)]
+        middle = {name: float(np.median([run[name] for run in runs])) for name in ("p50_ms", "p99_ms", "p999_ms")}
+        note = (
+            f"failed {sum(run['failed'] for run in runs)}; p50 {middle['p50_ms']:.2f} ms, p99.9 {middle['p999_ms']:.2f} ms; 8 connections"
+        )
+        yield Figure(f"Select, p99 at {RATE:,}/s, open loop", middle["p99_ms"], "ms", 2.0, "lower", None, None, None, rounds, note)
 
 
 def assignment(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
@@ -297,13 +322,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds")
     parser.add_argument("--seconds", type=int, default=3, help="length of one load, seconds")
     parser.add_argument("--no-peers", action="store_true", help="install and run no peers")
+    parser.add_argument("--front", default="grpcio", choices=("grpcio", "native"), help="what takes our calls")
     parser.add_argument("--peers", default=",".join(PEERS), help="peers to install and run, separated by commas")
     given = parser.parse_args()
     beside = functools.partial(peers, names=given.peers.split(","))
     parts: dict[str, Any] = {"throughput": throughput, "open": latency, "assign": assignment, "peers": beside}
-    parts |= {"restarts": restarts, "reloads": reloads}
+    parts |= {"fixed": fixed_rate, "restarts": restarts, "reloads": reloads}
     with tempfile.TemporaryDirectory() as scratch:
-        world = world_in(Path(scratch))
+        world = world_in(Path(scratch), front=given.front)
         for part in given.only.split(","):
             if part == "peers" and given.no_peers:
                 continue

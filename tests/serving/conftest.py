@@ -13,7 +13,7 @@ from bandits.store import Store
 from protos.task import load_task
 from serving.client import PolicyClient
 from serving.server import Server
-from tests.serving.kit import RANKED, TASK, serving_from
+from tests.serving.kit import FRONTS, RANKED, TASK, serving_from
 
 
 @pytest.fixture(scope="session")
@@ -43,11 +43,17 @@ def logs(tmp_path: Path) -> Path:
     return tmp_path / "logs"
 
 
+@pytest.fixture(params=FRONTS)
+def front(request: pytest.FixtureRequest) -> str:
+    """What takes the calls."""
+    return str(request.param)
+
+
 @pytest.fixture
-def start_server(tmp_path: Path, tasks: Path, store: Store) -> Iterator[Callable[..., Server]]:
+def start_server(tmp_path: Path, tasks: Path, store: Store, front: str) -> Iterator[Callable[..., Server]]:
     """Starts servers of this process; whatever is still up at the end is drained."""
     with contextlib.ExitStack() as running:
-        yield lambda **settings: running.enter_context(serving_from(tmp_path, tasks, **settings))
+        yield lambda **settings: running.enter_context(serving_from(tmp_path, tasks, front=front, **settings))
 
 
 @pytest.fixture

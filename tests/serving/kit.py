@@ -7,11 +7,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from bandits.catalog import build
 from bandits.config import TaskPolicy
@@ -40,6 +42,9 @@ RANKED = {
     "limits": {"max_candidates": 8, "max_slots": 3},
 }
 ROOT = Path(__file__).resolve().parents[2]
+native_only = pytest.mark.skipif(find_spec("slateloop_front") is None, reason="slateloop-front is not built here: `make front`")
+# What takes the calls of a server: what holds for one holds for the other.
+FRONTS = ("grpcio", pytest.param("native", marks=native_only))
 
 
 def publish(store: Store, shop: TaskPolicy, *, seed: int) -> str:

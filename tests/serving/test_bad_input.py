@@ -17,21 +17,27 @@ from serving.calls import CallHandler, status_of
 from serving.client import PolicyClient, error_of
 from serving.errors import NotFound, RequestRefused, ServerFault, ServingError, SnapshotNotServed
 from serving.server import Server
-from tests.serving.kit import records_of, select_request, serving_from
+from tests.serving.kit import FRONTS, records_of, select_request, serving_from
 
 NOW_US = 1_700_000_000_000_000
 TOO_LONG = "x" * 129
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("bad-input")
+@pytest.fixture(scope="module", params=FRONTS)
+def front(request: pytest.FixtureRequest) -> str:
+    """What takes the calls: the matrix is one for all."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path, tasks: Path) -> Iterator[Server]:
+def folder(tmp_path_factory: pytest.TempPathFactory, front: str) -> Path:
+    return tmp_path_factory.mktemp(f"bad-input-{front}")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, tasks: Path, front: str) -> Iterator[Server]:
     """One server for all cells: each finds it as healthy, and its logs as empty, as the first did."""
-    with serving_from(folder, tasks, max_message_bytes=1 << 16) as running:
+    with serving_from(folder, tasks, front=front, max_message_bytes=1 << 16) as running:
         yield running
 
 

@@ -37,9 +37,9 @@ def task_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def process(tmp_path: Path, task_folder: Path, compilation_cache: Path) -> Process:
+def process(tmp_path: Path, task_folder: Path, compilation_cache: Path, front: str) -> Process:
     """A server of that task."""
-    return Process(tmp_path, task_folder, compilation_cache)
+    return Process(tmp_path, task_folder, compilation_cache, "--front", front)
 
 
 # `serving` as it must not be: an append returns before the kernel has the record, which follows 50 ms later.

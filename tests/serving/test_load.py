@@ -36,14 +36,14 @@ class Answered(NamedTuple):
 
 
 @pytest.fixture
-def start(tmp_path: Path, tasks: Path, compilation_cache: Path) -> Iterator[Callable[..., tuple[Process, str]]]:
+def start(tmp_path: Path, tasks: Path, compilation_cache: Path, front: str) -> Iterator[Callable[..., tuple[Process, str]]]:
     """Starts a server process of the one task `shop`, with flags."""
     (tmp_path / "tasks").mkdir()
     shutil.copy(tasks / "shop.yaml", tmp_path / "tasks")
     running: list[Process] = []
 
     def started(*flags: str) -> tuple[Process, str]:
-        process = Process(tmp_path, tmp_path / "tasks", compilation_cache, "--set", "heartbeat_s=3600", *flags)
+        process = Process(tmp_path, tmp_path / "tasks", compilation_cache, "--front", front, "--set", "heartbeat_s=3600", *flags)
         running.append(process)
         return process, process.start()
 

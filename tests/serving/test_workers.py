@@ -26,11 +26,12 @@ SILENT = ["sleep", "60"]
 
 
 @pytest.fixture
-def process(tmp_path: Path, tasks: Path, compilation_cache: Path) -> Process:
+def process(tmp_path: Path, tasks: Path, compilation_cache: Path, front: str) -> Process:
     """Two workers of the one task `shop`."""
     (tmp_path / "tasks").mkdir()
     shutil.copy(tasks / "shop.yaml", tmp_path / "tasks")
-    return Process(tmp_path, tmp_path / "tasks", compilation_cache, "--workers", "2", "--final-heartbeat", "--set", "heartbeat_s=3600")
+    flags = ("--front", front, "--workers", "2", "--final-heartbeat", "--set", "heartbeat_s=3600")
+    return Process(tmp_path, tmp_path / "tasks", compilation_cache, *flags)
 
 
 @pytest.mark.slow

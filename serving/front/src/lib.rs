@@ -1,0 +1,27 @@
+//! The native front end of the server. Rust threads take HTTP/2 and gRPC; one Python thread answers, a batch of calls at a time.
+//!
+//! A call of the gathered method (Select) waits in the inbox until the Python thread comes back for more: so calls are decided together
+//! that arrived while the previous batch was being decided, and no clock makes anybody wait. Every other call is handed to Python by itself.
+
+mod bridge;
+mod call;
+mod connection;
+mod front;
+mod inbox;
+mod listen;
+mod planner;
+mod python;
+mod reply;
+mod shared;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod slateloop_front {
+    #[pymodule_export]
+    use crate::bridge::Call;
+    #[pymodule_export]
+    use crate::front::Front;
+    #[pymodule_export]
+    use crate::planner::{Plan, Planner};
+}
