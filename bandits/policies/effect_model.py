@@ -15,8 +15,9 @@ import pydantic
 from bandits.errors import PolicyError
 from bandits.policies.linear_posterior import GaussianScores
 from bandits.policies.policy_tree import leaf_of, thresholds
+from bandits.policies.row_count import count_rows, no_rows, nothing
 from bandits.policies.rules import greedy
-from bandits.policy import Batch, Candidates, Dims, Policy, added
+from bandits.policy import Candidates, Dims, Policy, added
 from bandits.win_probability import win_probabilities
 from protos import config
 
@@ -119,15 +120,6 @@ def boosted_hte(
 
 
 def _policy(means: Means, scales: Means, *, draws: bool) -> Policy:
-    def init() -> jax.Array:
-        return jnp.zeros((), jnp.float64)
-
-    def update(state: jax.Array, batch: Batch) -> jax.Array:
-        return state + jnp.sum(batch.weight)
-
-    def prepare(state: jax.Array) -> jax.Array:
-        return jnp.zeros((), jnp.float64)
-
     def score(params: jax.Array, context: jax.Array, candidates: Candidates, key: jax.Array) -> GaussianScores:
         mean, scale = means(context), scales(context)
         # Of an action that the table lacks nothing is known: it is as good as the worst one, and no better by luck.
@@ -137,7 +129,7 @@ def _policy(means: Means, scales: Means, *, draws: bool) -> Policy:
     def choose(scores: GaussianScores, mask: jax.Array) -> jax.Array:
         return win_probabilities(scores.mean, scores.scale, mask) if draws else greedy(scores.mean, mask)
 
-    return Policy(init=init, update=update, prepare=prepare, score=score, choose=choose, merge=added)
+    return Policy(init=no_rows, update=count_rows, prepare=nothing, score=score, choose=choose, merge=added)
 
 
 def _linear(dims: Dims, intercept: Numbers, weight: Sequence[Numbers]) -> Means:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import pydantic
 
 from bandits.errors import PolicyError
+from bandits.policies.row_count import count_rows, no_rows
 from bandits.policies.rules import proportional
-from bandits.policy import Batch, Candidates, Dims, Policy, added
+from bandits.policy import Candidates, Dims, Policy, added
 from protos import config
 
 __all__ = ["FixedScores", "FixedSettings", "fixed"]
@@ -46,12 +47,6 @@ def fixed(dims: Dims, *, probabilities: Sequence[float] = (), cold_weight: float
     declared = (*probabilities, cold_weight) if probabilities else (1.0,) * (dims.actions + 1)
     weights = jnp.asarray(declared, jnp.float64)
 
-    def init() -> jax.Array:
-        return jnp.zeros((), jnp.float64)
-
-    def update(state: jax.Array, batch: Batch) -> jax.Array:
-        return state + jnp.sum(batch.weight)
-
     def prepare(state: jax.Array) -> jax.Array:
         return weights
 
@@ -62,7 +57,7 @@ def fixed(dims: Dims, *, probabilities: Sequence[float] = (), cold_weight: float
     def choose(scores: FixedScores, mask: jax.Array) -> jax.Array:
         return proportional(scores.weight, mask)
 
-    return Policy(init=init, update=update, prepare=prepare, score=score, choose=choose, merge=added)
+    return Policy(init=no_rows, update=count_rows, prepare=prepare, score=score, choose=choose, merge=added)
 
 
 def _check(dims: Dims, probabilities: Sequence[float]) -> None:

@@ -13,8 +13,9 @@ import pydantic
 
 from bandits.errors import PolicyError
 from bandits.policies.fixed import FixedScores
+from bandits.policies.row_count import count_rows, no_rows, nothing
 from bandits.policies.rules import proportional
-from bandits.policy import Batch, Candidates, Dims, Policy, added
+from bandits.policy import Candidates, Dims, Policy, added
 from protos import config
 
 __all__ = ["PolicyTreeSettings", "leaf_of", "policy_tree", "thresholds"]
@@ -49,15 +50,6 @@ def policy_tree(dims: Dims, *, feature: Sequence[int] = (), threshold: Sequence[
     features, bounds = jnp.asarray(feature, jnp.int32), jnp.asarray(thresholds(threshold), jnp.float64)
     leaves = jnp.asarray(action, jnp.int32)
 
-    def init() -> jax.Array:
-        return jnp.zeros((), jnp.float64)
-
-    def update(state: jax.Array, batch: Batch) -> jax.Array:
-        return state + jnp.sum(batch.weight)
-
-    def prepare(state: jax.Array) -> jax.Array:
-        return jnp.zeros((), jnp.float64)
-
     def score(params: jax.Array, context: jax.Array, candidates: Candidates, key: jax.Array) -> FixedScores:
         nothing = jnp.zeros(candidates.action.shape[0], jnp.float64)
         if not action:
@@ -68,7 +60,7 @@ def policy_tree(dims: Dims, *, feature: Sequence[int] = (), threshold: Sequence[
     def choose(scores: FixedScores, mask: jax.Array) -> jax.Array:
         return proportional(scores.weight, mask)
 
-    return Policy(init=init, update=update, prepare=prepare, score=score, choose=choose, merge=added)
+    return Policy(init=no_rows, update=count_rows, prepare=nothing, score=score, choose=choose, merge=added)
 
 
 def leaf_of(feature: jax.Array, threshold: jax.Array, context: jax.Array) -> jax.Array:

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import pydantic
 
+from bandits.policies.row_count import count_rows, no_rows
 from bandits.policies.rules import boltzmann, greedy
-from bandits.policy import Batch, Candidates, Dims, Policy, added
+from bandits.policy import Candidates, Dims, Policy, added
 from protos import config
 
 __all__ = ["RankerScores", "RankerSettings", "ranker"]
@@ -37,12 +38,6 @@ class RankerScores(NamedTuple):
 def ranker(dims: Dims, *, draw: Literal["plackett_luce", "best"] = "plackett_luce", temperature: float = 1.0) -> Policy:
     """Draws by `Candidates.score`; a score that is not finite counts as the 0 of none. Its state counts rows, f64[]."""
 
-    def init() -> jax.Array:
-        return jnp.zeros((), jnp.float64)
-
-    def update(state: jax.Array, batch: Batch) -> jax.Array:
-        return state + jnp.sum(batch.weight)
-
     def prepare(state: jax.Array) -> jax.Array:
         return state
 
@@ -57,4 +52,4 @@ def ranker(dims: Dims, *, draw: Literal["plackett_luce", "best"] = "plackett_luc
         return greedy(scores.rank, mask)
 
     choose = {"plackett_luce": plackett_luce, "best": best}[draw]
-    return Policy(init=init, update=update, prepare=prepare, score=score, choose=choose, merge=added)
+    return Policy(init=no_rows, update=count_rows, prepare=prepare, score=score, choose=choose, merge=added)

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bandits.policy import Batch, Candidates, Dims, Policy, added
+from bandits.policies.row_count import count_rows, no_rows
+from bandits.policy import Candidates, Dims, Policy, added
 
 __all__ = ["uniform"]
 
@@ -18,12 +19,6 @@ class _Scores(NamedTuple):
 def uniform(dims: Dims) -> Policy:
     """p = 1 / (eligible candidates). Learns nothing; its state counts the rows it has seen, f64[]."""
 
-    def init() -> jax.Array:
-        return jnp.zeros((), jnp.float64)
-
-    def update(state: jax.Array, batch: Batch) -> jax.Array:
-        return state + jnp.sum(batch.weight)
-
     def prepare(state: jax.Array) -> jax.Array:
         return state
 
@@ -34,4 +29,4 @@ def uniform(dims: Dims) -> Policy:
     def choose(scores: _Scores, mask: jax.Array) -> jax.Array:
         return jnp.where(mask, 1.0, 0.0) / jnp.maximum(jnp.sum(mask, dtype=jnp.float64), 1.0)
 
-    return Policy(init=init, update=update, prepare=prepare, score=score, choose=choose, merge=added)
+    return Policy(init=no_rows, update=count_rows, prepare=prepare, score=score, choose=choose, merge=added)

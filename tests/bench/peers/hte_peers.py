@@ -1,13 +1,12 @@
 """Regressions of statsmodels and pyfixest, and EconML's PolicyTree, on the rows of a file; one JSON request a line, one answer a line."""
 
 import importlib.metadata
-import json
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from answering import answer_requests
 
 Request = Mapping[str, Any]
 
@@ -80,16 +79,5 @@ def predict(request: Request) -> dict[str, Any]:
 TASKS: dict[str, Callable[[Request], Any]] = {"version": version, "regression": regression, "tree": tree, "predict": predict}
 
 
-def main() -> None:
-    """Answers requests until the input ends."""
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = {"value": TASKS[request["task"]](request)}
-        except Exception as error:  # A peer may fail in any way; the benchmark says how.
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    answer_requests(TASKS)

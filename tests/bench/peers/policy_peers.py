@@ -5,13 +5,12 @@ A request is `{"peer": ..., "task": "version" | "reward" | "decide" | "update", 
 """
 
 import importlib.metadata
-import json
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from answering import answer_requests
 
 # Best of a sweep on the first shuffle of digits and segment: squarecb's gamma_scale {10, 100, 1000} x learning rate {0.5, 2}, alpha of
 # LinUCB {0.1, 0.25, 0.5, 1}. So the peers have the hindsight that our defaults do without. river's LinUCB reads its alpha as a
@@ -209,16 +208,5 @@ def _with_one(x: np.ndarray) -> np.ndarray:
     return np.concatenate([np.ones(1), x])
 
 
-def main() -> None:
-    """Answers requests until the input ends."""
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = {"value": TASKS[request["task"]](request)}
-        except Exception as error:  # A peer may fail in any way; the benchmark says how.
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    answer_requests(TASKS)
