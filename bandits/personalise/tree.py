@@ -213,11 +213,12 @@ def _leaf(arm: int, depth: int) -> PolicyTree:
 
 def _sides(tree: PolicyTree) -> tuple[PolicyTree, PolicyTree]:
     """The trees below the root."""
-    half, places = len(tree.arm) // 2, [[], []]  # type: ignore[var-annotated]
+    half = len(tree.arm) // 2
+    places: tuple[list[int], list[int]] = ([], [])
     for level in range(1, tree.depth):
         first, width = 2**level - 1, 2 ** (level - 1)
         for side in (0, 1):
-            places[side] += range(first + side * width, first + (side + 1) * width)
+            places[side].extend(range(first + side * width, first + (side + 1) * width))
     left, right = (PolicyTree(tree.feature[at], tree.threshold[at], tree.arm) for at in places)
     return left._replace(arm=tree.arm[:half]), right._replace(arm=tree.arm[half:])
 
