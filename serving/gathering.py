@@ -9,23 +9,28 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
-__all__ = ["Gathering", "answered_apart"]
+__all__ = ["Gathering", "Raised", "answered_apart"]
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
 
+class Raised(NamedTuple):
+    """What stands where an answer would, if `error` was raised instead. (An answer may itself be an error, which nobody raised.)"""
+
+    error: Exception
+
+
 class _Waiting(Generic[Request, Answer]):
     """A request, and where its answer or its error will stand once `done` is released."""
 
-    __slots__ = ("answer", "done", "error", "request")
+    __slots__ = ("done", "outcome", "request")
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.answer: Answer | None = None
-        self.error: Exception | None = None
+        self.outcome: Answer | Raised = Raised(RuntimeError("not answered yet"))
         self.done = threading.Lock()
         self.done.acquire()
 
@@ -42,7 +47,7 @@ class Gathering(Generic[Request, Answer]):
         self._leading = threading.Lock()
 
     def answer(self, request: Request) -> Answer:
-        """The answer to one request, or what `answer_all` raised."""
+        """The answer to one request. Raises what `answer_all` raised."""
         mine: _Waiting[Request, Answer] = _Waiting(request)
         self._queue.append(mine)
         # Whoever gives up the lead looks at the queue once more, so nothing is left behind by one who failed to get it.
@@ -54,9 +59,9 @@ class Gathering(Generic[Request, Answer]):
             finally:
                 self._leading.release()
         mine.done.acquire()
-        if mine.error is not None:
-            raise mine.error
-        return mine.answer  # type: ignore[return-value]
+        if isinstance(mine.outcome, Raised):
+            raise mine.outcome.error
+        return mine.outcome
 
     def _lead(self) -> None:
         queue = self._queue
@@ -69,21 +74,21 @@ class Gathering(Generic[Request, Answer]):
 
     def _answer_batch(self, batch: Sequence[_Waiting[Request, Answer]]) -> None:
         made = answered_apart(self._answer_all, [item.request for item in batch], common=self._common)
-        for item, (answer, error) in zip(batch, made, strict=True):
-            item.answer, item.error = answer, error
+        for item, outcome in zip(batch, made, strict=True):
+            item.outcome = outcome
 
 
 def answered_apart(
     answer_all: Callable[[Sequence[Request]], Sequence[Answer]], requests: Sequence[Request], *, common: type[Exception]
-) -> list[tuple[Answer | None, Exception | None]]:
+) -> list[Answer | Raised]:
     """The answer to each request, or the error that it met.
 
     `common`: an error that holds for all of them. After any other each is tried alone: a request that breaks something breaks it for
     nobody else.
     """
     try:
-        return [(answer, None) for answer in answer_all(requests)] if requests else []
+        return list(answer_all(requests)) if requests else []
     except Exception as error:
         if len(requests) > 1 and not isinstance(error, common):
             return [answered_apart(answer_all, [request], common=common)[0] for request in requests]
-        return [(None, error) for _ in requests]
+        return [Raised(error) for _ in requests]

@@ -21,7 +21,7 @@ from serving.engine import Answer, Engine
 from serving.errors import LogUnavailable, ServingError
 from serving.feedback import check_events
 from serving.fields import check_id, refused
-from serving.gathering import Gathering, answered_apart
+from serving.gathering import Gathering, Raised, answered_apart
 from serving.plain import PlainRequest
 from serving.wire import head, length_delimited
 
@@ -55,7 +55,7 @@ class Servicer:
     def select_all(self, requests: Sequence[SelectRequest | PlainRequest]) -> list[Answer | Exception]:
         """Decides a slate for each of some requests that came together; serialised SelectResponses, or what was raised."""
         made = answered_apart(self._engine.answer, requests, common=LogUnavailable)
-        return [error if answer is None else answer for answer, error in made]  # type: ignore[misc]
+        return [outcome.error if isinstance(outcome, Raised) else outcome for outcome in made]
 
     def select_or_say(self, request: SelectRequest | PlainRequest) -> bytes:
         """Decides one slate of a stream; a serialised SelectResult."""

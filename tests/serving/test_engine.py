@@ -16,7 +16,7 @@ from protos.policy_pb2 import CandidateFeatures, Context, FeatureValue, SelectRe
 from protos.task import load_tasks
 from serving.engine import Engine
 from serving.errors import LogUnavailable, NotFound, NotReady, RequestIdReused, RequestRefused, SnapshotNotServed
-from serving.gathering import Gathering, _Waiting
+from serving.gathering import Gathering, Raised, _Waiting
 from serving.idempotency import RequestMemory
 from serving.snapshots import SnapshotHolder
 from serving.tasks import parse_rules
@@ -245,7 +245,8 @@ def test_a_bug_in_one_of_many_waiting_requests_is_nobody_elses() -> None:
     gathering: Gathering[int, float] = Gathering(answers, most=8, common=LogUnavailable)
     waiting = [_Waiting(number) for number in (1, 0, 4)]
     gathering._answer_batch(waiting)
-    assert [item.answer for item in waiting] == [1.0, None, 0.25] and isinstance(waiting[1].error, ZeroDivisionError)
+    assert (waiting[0].outcome, waiting[2].outcome) == (1.0, 0.25)
+    assert isinstance(waiting[1].outcome, Raised) and isinstance(waiting[1].outcome.error, ZeroDivisionError)
 
 
 def test_gathered_requests_get_their_own_answers() -> None:
