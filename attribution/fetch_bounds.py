@@ -29,8 +29,8 @@ class Size(NamedTuple):
 class FetchBounds:
     """Most messages, events and bytes of values in one fetch; one message is always taken, however large. Each at least 1."""
 
-    records: int = 20_000
-    events: int = 50_000
+    records: int = 100_000
+    events: int = 200_000
     size_bytes: int = 64 << 20
 
 
