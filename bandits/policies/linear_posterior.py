@@ -216,7 +216,7 @@ def moments(design: Design, params: LinearParams, context: jax.Array, candidates
 
 
 def _strips(root: jax.Array) -> tuple[jax.Array, ...]:
-    """Lower triangles [B, D, D] as strips [B, D - c, w] of w columns from c on: of two strips 3/4 of the square, to be read and multiplied."""
+    """Lower triangles [B, D, D] as strips [B, D - c, w] of w columns from c on; two strips hold 3/4 of the square."""
     return tuple(root[:, columns[0] :, columns[0] : columns[-1] + 1] for columns in _columns(root.shape[-1]))
 
 
