@@ -1,6 +1,6 @@
 """Benchmark of the join on a real Kafka broker: CPU an event, end to end and of the kernel alone, memory of its state, freshness.
 
-    python tests/bench/attribution.py --json [--decisions 1000000] [--rounds 3] [--fresh-s 60] [--no-peers]
+    python tests/bench/attribution.py --json [--decisions 1000000] [--rounds 3] [--fresh-s 60] [--no-peers] [--only PART]
 
 One JSON object a line with --json, else a line of text a figure. Every joiner runs in a process of its own over the same topics, in
 rounds that alternate; what counts is the CPU of the whole process, librdkafka's threads included. The peers are Quix Streams (installed
@@ -44,6 +44,7 @@ from tests.kafka import broker  # noqa: E402
 
 PEERS = Path(__file__).resolve().parent / "peers"
 QUIX_PACKAGES = ("quixstreams", "protobuf==7.36.2", "numpy")
+PARTS = ("kernel", "freshness", "end_to_end")
 MICRO_BATCH, ARROW_EVENTS = FetchBounds.events, 500
 _PAYLOAD = ("payload", "unit_id", "decision_id", "tenant", "task")
 
@@ -174,8 +175,8 @@ def _state_bytes(state: JoinState) -> float:
 
 
 def figures(arguments: argparse.Namespace) -> Iterator[Figure]:
-    quix = None
-    if not arguments.no_peers:
+    quix, parts = None, arguments.only or PARTS
+    if not arguments.no_peers and "end_to_end" in parts:
         quix, faults = installed(QUIX_PACKAGES, folder=ROOT / ".bench" / "attribution")
         assert not faults, faults
     with tempfile.TemporaryDirectory() as name:
@@ -183,10 +184,13 @@ def figures(arguments: argparse.Namespace) -> Iterator[Figure]:
         (folder / "news.yaml").write_text(TASK)
         config = load_join_config(folder)
         events = generated(arguments.decisions)
-        yield from kernel(events, config, rounds=arguments.rounds)
+        if "kernel" in parts:
+            yield from kernel(events, config, rounds=arguments.rounds)
         with broker.running() as cluster:
-            yield from freshness(cluster.bootstrap, folder, seconds=arguments.fresh_s)
-            yield from end_to_end(cluster.bootstrap, events, folder, rounds=arguments.rounds, quix=quix)
+            if "freshness" in parts:
+                yield from freshness(cluster.bootstrap, folder, seconds=arguments.fresh_s)
+            if "end_to_end" in parts:
+                yield from end_to_end(cluster.bootstrap, events, folder, rounds=arguments.rounds, quix=quix)
 
 
 def main() -> None:
@@ -195,6 +199,7 @@ def main() -> None:
     parser.add_argument("--decisions", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--fresh-s", type=float, default=60.0)
+    parser.add_argument("--only", action="append", choices=PARTS, help="a part of it; repeatable")
     parser.add_argument("--no-peers", action="store_true")
     arguments = parser.parse_args()
     if reason := broker.missing():
