@@ -15,7 +15,7 @@ import pyarrow as pa
 from attribution.events import Raws
 from attribution.wire import bytes_of
 
-__all__ = ["BATCH_SCHEMA", "event_counts", "pack", "unpacked"]
+__all__ = ["BATCH_SCHEMA", "event_sizes", "pack", "unpacked"]
 
 BATCH_SCHEMA = pa.schema([pa.field("payload", pa.binary(), nullable=False)])
 _REGISTRY, _ARROW = b"\x00", b"\xff\xff\xff\xff"
@@ -33,21 +33,23 @@ def pack(payloads: Sequence[bytes]) -> bytes:
     return value
 
 
-def event_counts(payloads: Sequence[bytes]) -> list[int]:
-    """How many events each value holds, from the heads of its batches; 1 where it is no stream that can be read."""
-    counts = [1] * len(payloads)
+def event_sizes(payloads: Sequence[bytes]) -> tuple[list[int], list[int]]:
+    """How many events each value holds, and how many bytes they are in memory; one event of its own size where it is no stream that can
+    be read. A stream may be compressed, so its own length says little."""
+    counts, sizes = [1] * len(payloads), [len(payload) for payload in payloads]
     for row, payload in enumerate(payloads):
         if payload.startswith(_ARROW):
-            counts[row] = _rows_of(payload)
-    return counts
+            counts[row], sizes[row] = _stream_size(payload)
+    return counts, sizes
 
 
-def _rows_of(stream: bytes) -> int:
+def _stream_size(stream: bytes) -> tuple[int, int]:
     try:
-        with pa.ipc.open_stream(stream) as batches:
-            return max(sum(batch.num_rows for batch in batches), 1)
+        with pa.ipc.open_stream(stream) as opened:
+            batches = list(opened)
     except (pa.ArrowInvalid, OSError):
-        return 1
+        return 1, len(stream)
+    return max(sum(batch.num_rows for batch in batches), 1), max(sum(batch.nbytes for batch in batches), len(stream))
 
 
 def unpacked(records: Raws) -> Raws:
