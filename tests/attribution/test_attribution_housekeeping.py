@@ -73,7 +73,9 @@ def test_a_unit_that_is_deleted_is_gone_from_tables_history_memory_and_every_bac
     logs, out, worker = run
     assert account(out, config) == {"logged": 4, "joined": 2, "pending": 2, "expired": 0, "quarantined": 0}
     assert b"ann" in everything(out / "events")
+    assert "ann" in str(dead_letters(landed_events(out), config=config).to_dicts())
     done = delete_unit(out, tenant="default", unit_id="ann", until_us=us(100.0), now_us=us(100.0))
+    assert "ann" not in str(dead_letters(landed_events(out), config=config).to_dicts())
     assert done["events"] == 7 and done["observations"] == 1
     assert b"ann" not in everything(out / "events") + everything(out / "observations")
     assert account(out, config) == {"logged": 4, "joined": 1, "pending": 1, "expired": 2, "quarantined": 0}
