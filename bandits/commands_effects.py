@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow as pa
+import pyarrow.parquet
 import typer
 import yaml
 from rich.console import Console
@@ -14,8 +16,9 @@ from rich.table import Table
 from bandits.config import parse_task
 from bandits.effects.config import EffectsFile
 from bandits.effects.report import effects_report
-from bandits.errors import BanditsError
+from bandits.errors import BanditsError, ExperimentError
 from bandits.explained import explained
+from bandits.personalise.cate_report import UnitEffects, cate_report
 from bandits.personalise.config import PersonaliseFile
 from bandits.personalise.report import Personalised, personalise_report, personalised
 from bandits.personalise.served import black_box_settings, places_of, task_of, tree_settings
@@ -48,10 +51,23 @@ class Form(enum.StrEnum):
 
 
 @refusing(BanditsError, ProtosError, OSError)
-def effects(file: ConfigFile, as_json: AsJson = False, set_: Overrides = []) -> None:  # noqa: B006 (typer reads it; it is never changed)
-    """Estimate what each arm of an experiment did to each outcome, with errors, overall and by segment."""
+def effects(
+    file: ConfigFile,
+    as_json: AsJson = False,
+    set_: Overrides = [],  # noqa: B006 (typer reads it; it is never changed)
+    units: Annotated[Path | None, typer.Option("--units", help="Write each row's effects by `cate`, with errors, as Parquet.")] = None,
+) -> None:
+    """Estimate what each arm of an experiment did to each outcome, with errors, overall, by segment and by covariates."""
     parsed = config.parse(EffectsFile, config.apply_overrides(config.load_yaml(file), set_), where="")
-    report = effects_report(read_table(file.parent / parsed.data), parsed)
+    if units is not None and parsed.cate is None:
+        raise ExperimentError("--units: the file says nothing under `cate`; name the columns by which effects may differ")
+    table = read_table(file.parent / parsed.data)
+    report = effects_report(table, parsed)
+    if parsed.cate is not None:
+        lines, by_unit = cate_report(table, parsed)
+        report["outcomes"] = [outcome | {"cate": lines[outcome["outcome"]]} for outcome in report["outcomes"]]
+        if units is not None:
+            pyarrow.parquet.write_table(_units(by_unit), units)
     if as_json:
         print(json.dumps(report, indent=1, allow_nan=False))
         return
@@ -95,6 +111,18 @@ def explain(
     """Write a task's policy in words that can be read, checked and run elsewhere."""
     parsed = parse_task(load_task(task))
     print(explained(parsed.spec, parsed.schema, form=form.value))
+
+
+def _units(found: list[UnitEffects]) -> pa.Table:
+    """A row for each unit, arm and outcome; `row` counts from 0 in the data file."""
+    parts = [
+        pa.table({
+            "outcome": pa.repeat(each.outcome, len(each.row)), "arm": pa.repeat(arm, len(each.row)), "row": each.row,
+            "effect": each.effect[:, at], "standard_error": each.error[:, at],
+        })
+        for each in found for at, arm in enumerate(each.arms)
+    ]  # fmt: skip
+    return pa.concat_tables(parts).sort_by([("outcome", "ascending"), ("row", "ascending"), ("arm", "ascending")])
 
 
 def _task(name: str, found: Personalised, policy: Served) -> dict[str, Any]:
@@ -152,7 +180,20 @@ def _notes(outcome: dict[str, Any]) -> list[str]:
         figures = f"{line['effect']:.6g} with an error of {line['standard_error']:.4g} ({low:.4g} to {high:.4g})"
         notes.append(f"effect of {line['column']} received: {figures}; first stage F {line['first_stage_f']:.4g}")
         notes += [line["warning"]] if "warning" in line else []
+    notes += _cate_notes(outcome)
+    for each in (*outcome["doubts"], *outcome.get("cate", {}).get("doubts", ())):
+        notes.append(f"doubt: {each}")
     for part in outcome["segments"]:
         if "reason" in part:
             notes.append(f"{part['segment']} = {part['level']}: {part['reason']}")
+    return notes
+
+
+def _cate_notes(outcome: dict[str, Any]) -> list[str]:
+    notes = []
+    for arm in outcome.get("cate", {}).get("arms", ()):
+        for each in arm["at"]:
+            low, high = each["interval"]
+            value = each["value"] if isinstance(each["value"], str) else f"{each['value']:g}"
+            notes.append(f"effect of {arm['arm']} at {each['column']} = {value}: {each['effect']:.6g} ({low:.4g} to {high:.4g})")
     return notes

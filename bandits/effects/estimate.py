@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from bandits.effects.cells import Cells, compress
-from bandits.effects.columns import Column, as_factor, column
+from bandits.effects.columns import as_factor, column
 from bandits.effects.config import EffectsFile
 from bandits.effects.design import arms_part, assembled, centred, intercept, parts_of, products
 from bandits.effects.fit import Dropped, Fit, Normal, fit, normal
+from bandits.effects.plain import Column, coded
 from bandits.effects.sample import Sample, arms_of, check_overlap, complete
 from bandits.errors import ExperimentError
 
@@ -20,8 +21,8 @@ __all__ = [
     "Experiment",
     "Fitted",
     "SegmentOf",
-    "as_codes",
     "binned",
+    "cells_of",
     "check_arms",
     "check_outcome",
     "compressed",
@@ -83,7 +84,7 @@ def experiment_of(table: pa.Table, file: EffectsFile) -> Experiment:
         modifiers=_covariates(table, file, file.modifiers, role="modifiers"),
         segments={name: _segment(column(table, name, role="segments")) for name in file.segments},
         weight=None if file.weights is None else _weight(table, file.weights.column, kind=file.weights.kind),
-        cluster=None if file.cluster is None else as_codes(column(table, file.cluster, role="cluster")),
+        cluster=None if file.cluster is None else coded(table, file.cluster, role="cluster"),
         received=None if file.received is None else _outcome(table, file.received, role="received"),
     )
 
@@ -98,7 +99,7 @@ def compressed(experiment: Experiment, file: EffectsFile) -> Iterator[tuple[Cell
     for names in _alike(experiment.outcomes):
         sample = complete([*_once(named), experiment.outcomes[names[0]]], rows=experiment.rows)
         sample = sample if experiment.weight is None else sample._replace(kept=sample.kept & (experiment.weight.values > 0.0))
-        cells = _cells(experiment, file, sample.kept, names)
+        cells = cells_of(experiment, file, sample.kept, names)
         _check(experiment, cells, names)
         yield cells, sample, names
 
@@ -112,14 +113,6 @@ def fitted(experiment: Experiment, file: EffectsFile, cells: Cells, names: Seque
     kinds = file.error_kinds
     mean = equations.design.mean(equations.weight)
     return {name: Fitted(fit(equations, cells, name, errors=kinds), cells, equations.dropped, mean) for name in names}
-
-
-def as_codes(found: Column) -> Column:
-    """A column of clusters as codes, however many there are."""
-    if found.is_factor:
-        return found
-    _, codes = np.unique(found.values, return_inverse=True)
-    return found._replace(values=codes.astype(np.int64))
 
 
 def equations_of(experiment: Experiment, file: EffectsFile, cells: Cells) -> Normal:
@@ -148,10 +141,13 @@ def _arms_are_told_apart(dropped: Sequence[Dropped], arms: Sequence[str]) -> Non
             )
 
 
-def _cells(experiment: Experiment, file: EffectsFile, kept: np.ndarray, names: Sequence[str]) -> Cells:
+def cells_of(experiment: Experiment, file: EffectsFile, kept: np.ndarray, names: Sequence[str], *, drawn: bool = False) -> Cells:
+    """Cells of the rows `kept` bool[n]; `drawn`: the outcomes are among their columns, so that rows of a cell are alike in all."""
     columns = {"": experiment.arms.values[kept]}
     columns |= {name: each.values[kept] for name, each in (*experiment.covariates.items(), *experiment.modifiers.items())}
     outcomes = {name: experiment.outcomes[name].values[kept] for name in names}
+    if drawn:
+        columns |= {f"outcome {name}": values for name, values in outcomes.items()}
     if experiment.received is not None:
         columns[RECEIVED] = outcomes[RECEIVED] = experiment.received.values[kept]
     # A level -1 is a row whose segment is not known: it counts overall, and in no segment.

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from bandits.effects.beside import bootstrap_lines, check_beside, path_lines
 from bandits.effects.cells import Cells
 from bandits.effects.config import EffectsFile
 from bandits.effects.estimate import Experiment, Fitted, binned, check_arms, check_outcome, compressed, experiment_of, fitted, segments_of
@@ -16,6 +17,11 @@ from bandits.errors import ExperimentError
 
 __all__ = ["effects_report"]
 
+# The exact report that bins are compared with needs no more than the effects.
+_PLAIN: dict[str, Any] = {"bins": None, "segments": (), "bootstrap": None, "ridge_path": ()}
+# Fewer rows of an arm, or fewer clusters, than this make errors that are too small.
+_FEW_ROWS, _FEW_CLUSTERS = 10, 20
+
 
 def effects_report(table: pa.Table, file: EffectsFile) -> dict[str, Any]:
     """Effects of every arm on every outcome, overall and by segment.
@@ -23,12 +29,13 @@ def effects_report(table: pa.Table, file: EffectsFile) -> dict[str, Any]:
     Raises ExperimentError where the whole cannot be estimated; a segment that cannot says why in its place.
     """
     kind = file.error_kind
+    check_beside(file)
     exact = experiment_of(table, file)
     experiment, lost = (exact, {}) if file.bins is None else binned(exact, bins=file.bins)
     names = experiment.arms.levels or ()
     outcomes = [item for part in compressed(experiment, file) for item in _outcomes(experiment, file, *part)]
     if file.bins is not None:
-        _say_what_was_lost(outcomes, effects_report(table, file.model_copy(update={"bins": None, "segments": ()})), lost)
+        _say_what_was_lost(outcomes, effects_report(table, file.model_copy(update=_PLAIN)), lost)
     order = {name: at for at, name in enumerate(file.outcomes)}
     return {
         "data": file.data,
@@ -52,6 +59,9 @@ def _outcomes(experiment: Experiment, file: EffectsFile, cells: Cells, sample: S
             "rows": sample.account,
             "cells": cells.size,
             **_effects(experiment, file, overall[name], name),
+            **({"bootstrap": bootstrap_lines(experiment, file, sample.kept, name)} if file.bootstrap else {}),
+            **({"ridge_path": path_lines(experiment, file, sample.kept, name)} if file.ridge_path else {}),
+            "doubts": _doubts(experiment, file, cells),
             **({} if experiment.received is None else {"received": received_line(experiment, file, cells, name)}),
             "segments": [_segment(experiment, file, part, name) for part in segments_of(experiment, cells)],
         }
@@ -76,6 +86,30 @@ def _segment(experiment: Experiment, file: EffectsFile, part: Any, name: str) ->
         return {**head, **_effects(experiment, file, fitted(experiment, file, cells, [name])[name], name)}
     except ExperimentError as error:
         return {**head, "effects": [], "reason": str(error)}
+
+
+def _doubts(experiment: Experiment, file: EffectsFile, cells: Cells) -> list[str]:
+    """What makes the errors less sure than they look."""
+    found = []
+    for code, arm in enumerate(experiment.arms.levels or ()):
+        rows = int(cells.rows[cells.columns[""] == code].sum())
+        if 0 < rows < _FEW_ROWS:
+            found.append(f"arm {arm!r} has {rows} rows only: robust errors of so few are too small; homoskedastic ones hold better")
+        if rows == 0:
+            found.append(f"arm {arm!r} has no row with all values, so no effect")
+    for arm, count in _clusters(experiment, cells).items():
+        if count < _FEW_CLUSTERS:
+            found.append(f"arm {arm!r} has {count} clusters: errors of fewer than {_FEW_CLUSTERS} are too small")
+    return found
+
+
+def _clusters(experiment: Experiment, cells: Cells) -> dict[str, int]:
+    """How many clusters each arm has; none where there are no clusters."""
+    parts = cells.clustered
+    if parts is None:
+        return {}
+    arms, names = cells.columns[""], experiment.arms.levels or ()
+    return {names[code]: len(np.unique(parts.cluster[arms[parts.cell] == code])) for code in np.unique(arms)}
 
 
 def _effects(experiment: Experiment, file: EffectsFile, found: Fitted, name: str) -> dict[str, Any]:

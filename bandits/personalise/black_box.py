@@ -73,7 +73,7 @@ _OUTCOME_MODELS = ("means", "t ridge", "t boosted")
 
 def black_box(rows: Rows, *, said: Callable[[str], None] = lambda name: None) -> BlackBox:
     """Learns from rows in random order; `said` hears the name of each learner before it begins."""
-    fold = folds_of(len(rows.y), _FOLDS)
+    fold = folds_of(rows.arm, _FOLDS)
     outside, models = [], []
     for name, learner in LEARNERS.items():
         said(name)

@@ -38,7 +38,8 @@ class PersonaliseFile(config.StrictModel):
     costs: dict[str, float] = pydantic.Field(default_factory=dict)
     #: Columns that are known when a unit is assigned: numbers, words, or terms such as `log(x)`.
     covariates: Names
-    #: Known probabilities of assignment: by arm a number or a column, or one column with the probability of the arm that the unit got.
+    #: Known probabilities of assignment: by arm a number or a column (one arm may be left out, and gets the rest), or one column with the
+    #: probability of the arm that the unit got.
     #: Left out: the shares of the arms, which is right where everybody was assigned with the same probabilities.
     propensities: dict[str, float | str] | str | None = None
     #: Seed of the split: `numpy.random.default_rng(seed).permutation(n)`, whose first half trains and whose second half judges.

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bandits.effects.columns import Column
+from bandits.effects.plain import Column
 
 __all__ = ["Encoding", "Feature", "encoding_of"]
 

@@ -80,7 +80,7 @@ def test_boosting_finds_a_product_and_leaves_noise_alone() -> None:
 def test_doubly_robust_means_are_the_arms_values_whatever_the_outcome_model_says() -> None:
     """Fixed key. At 5 standard errors each of 9 checks alarms falsely with probability 6e-7; an unweighted mean would be off by 20."""
     rows, truth = experiment(20_000)
-    for model in (np.zeros((20_000, 3)), np.full((20_000, 3), 3.0), crossed(LEARNERS["t ridge"], rows, folds_of(20_000, 3))):
+    for model in (np.zeros((20_000, 3)), np.full((20_000, 3), 3.0), crossed(LEARNERS["t ridge"], rows, folds_of(rows.arm, 3))):
         scores = doubly_robust(rows, model)
         off = (scores - truth).mean(axis=0) / (scores - truth).std(axis=0) * np.sqrt(20_000)
         assert np.all(np.abs(off) < 5.0)
@@ -257,7 +257,9 @@ BAD: list[tuple[str, pa.Table, dict[str, Any], list[str]]] = [
         ["covariates", "none of ['age'] varies"],
     ),
     ("the outcome as covariate", TABLE, {"covariates": ["y"]}, ["covariates", "'y' is the treatment or an outcome"]),
-    ("an arm without probability", TABLE, {"propensities": {"call": 0.5, "letter": 0.5}}, ["propensities", "'control' has none"]),
+    ("two arms without probability", TABLE, {"propensities": {"call": 0.5}}, ["propensities", "'control' has none"]),
+    ("nothing left for an arm", TABLE, {"propensities": {"call": 0.5, "letter": 0.5}}, ["propensities", "0 of arm 'control'"]),
+    ("a probability in words", TABLE, {"propensities": "place"}, ["propensities", "holds words"]),
     ("no overlap", TABLE, {"propensities": {"call": 0.0, "letter": 0.5, "control": 0.5}}, ["propensities", "overlap"]),
     ("probabilities beyond one", TABLE, {"propensities": {"call": 0.9, "letter": 0.5, "control": 0.5}}, ["propensities", "sum to one"]),
     ("an unknown arm's cost", TABLE, {"costs": {"cal": 1.0}}, ["costs", "did you mean `call`"]),

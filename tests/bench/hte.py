@@ -196,7 +196,7 @@ def _kept(workers: Workers, folder: Path, every: Rows, truth: np.ndarray) -> dic
     def gain(arms: np.ndarray) -> float:
         return float(truth[np.arange(n), arms].mean() - truth.mean(axis=0).max())
 
-    scores = doubly_robust(train, crossed(t_learner(Ridge), train, folds_of(n, 3)))
+    scores = doubly_robust(train, crossed(t_learner(Ridge), train, folds_of(train.arm, 3)))
     trees: dict[str, PolicyTree] = {
         "ours": grown(bins, box.inside, depth=DEPTH, least=least),
         "scores": grown(bins, scores, depth=DEPTH, least=least),
@@ -218,7 +218,7 @@ def coverage(workers: Workers, folder: Path, rows: int) -> Iterator[Figure]:
         x = rng.normal(size=(500, 4))
         arm, truth = rng.integers(0, 2, 500), np.stack([np.zeros(500), 0.5 + x[:, 0]], axis=1) + x[:, 1:2]
         data = Rows(x, truth[np.arange(500), arm] + rng.normal(size=500), arm, np.full(500, 0.5), 2)
-        scores = doubly_robust(data, crossed(t_learner(Ridge), data, folds_of(500, 3)))
+        scores = doubly_robust(data, crossed(t_learner(Ridge), data, folds_of(data.arm, 3)))
         low, high = mean_and_error(scores[:, 1] - scores[:, 0], None).interval
         held += low <= 0.5 <= high
     yield Figure(
