@@ -42,7 +42,7 @@ def column(table: pa.Table, term: str, *, role: str) -> Column:
 
 
 def as_factor(numbers: Column, *, role: str) -> Column:
-    """A column with its distinct numbers as levels, ascending; a factor as it is. Raises ExperimentError beyond 10,000 levels."""
+    """A column with its distinct numbers as levels, ascending; a factor as it is. Raises ExperimentError beyond a million levels."""
     if numbers.is_factor:
         return numbers
     levels, codes = np.unique(np.where(numbers.missing, np.nan, numbers.values), return_inverse=True)

@@ -10,10 +10,11 @@ import pyarrow as pa
 from bandits.effects.cells import Cells, compress
 from bandits.effects.columns import as_factor, column
 from bandits.effects.config import EffectsFile
-from bandits.effects.design import arms_part, assembled, centred, intercept, parts_of, products
+from bandits.effects.design import Design, Part, arms_part, assembled, centred, intercept, parts_of, products
 from bandits.effects.fit import Dropped, Fit, Normal, fit, normal
 from bandits.effects.plain import Column, coded
 from bandits.effects.sample import Sample, arms_of, check_overlap, complete
+from bandits.effects.within import levels_of, within_cells, within_design
 from bandits.errors import ExperimentError
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Experiment",
     "Fitted",
     "SegmentOf",
+    "absorbed_of",
     "binned",
     "cells_of",
     "check_arms",
@@ -36,6 +38,12 @@ __all__ = [
 RECEIVED = "received"
 # A segment by a number with more values than this is cut into quarters.
 _MOST_VALUES = 12
+# A factor of more levels is taken out of the regression, so that no matrix grows with them.
+_MANY_LEVELS = 256
+# A dense matrix of normal equations of so many columns takes 200 MB.
+_MOST_COLUMNS = 5_000
+# Segments of more levels are no table that anybody reads.
+_MOST_SEGMENTS = 1_000
 
 
 class Experiment(NamedTuple):
@@ -62,12 +70,17 @@ class SegmentOf(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A regression of one outcome on some cells, with what it was fitted on; `columns_mean` f64[p] weighted means of its raw columns."""
+    """A regression of one outcome on some cells, with what it was fitted on; `columns_mean` f64[p] weighted means of its raw columns.
+
+    `absorbed`: the factor that was taken out, if any, instead of so many columns.
+    """
 
     fit: Fit
     cells: Cells
     dropped: tuple[Dropped, ...]
     columns_mean: np.ndarray
+    absorbed: str | None = None
+    absorbed_columns: int = 0
 
 
 def experiment_of(table: pa.Table, file: EffectsFile) -> Experiment:
@@ -109,35 +122,89 @@ def fitted(experiment: Experiment, file: EffectsFile, cells: Cells, names: Seque
 
     Raises ExperimentError where an arm is missing, an outcome is constant, or an arm cannot be told from the covariates.
     """
-    equations = equations_of(experiment, file, cells)
+    absorbed = absorbed_of(experiment, file, cells)
+    equations = equations_of(experiment, file, cells, absorbed=absorbed)
+    within = cells if absorbed is None else within_cells(cells, levels_of(cells.columns[absorbed], equations.weight))
     kinds = file.error_kinds
     mean = equations.design.mean(equations.weight)
-    return {name: Fitted(fit(equations, cells, name, errors=kinds), cells, equations.dropped, mean) for name in names}
+    return {
+        name: Fitted(fit(equations, within, name, errors=kinds), cells, equations.dropped, mean, absorbed, equations.absorbed)
+        for name in names
+    }
 
 
-def equations_of(experiment: Experiment, file: EffectsFile, cells: Cells) -> Normal:
-    """The normal equations of intercept, arms, modifiers with their products, and covariates. Raises ExperimentError, as `fitted`."""
+def absorbed_of(experiment: Experiment, file: EffectsFile, cells: Cells) -> str | None:
+    """The factor among the covariates that is taken out rather than expanded: the one of most levels, where they are many.
+
+    Raises ExperimentError where the file asks for something that needs its columns.
+    """
+    sizes = {
+        name: len(np.unique(cells.columns[name]))
+        for name, each in experiment.covariates.items()
+        if each.is_factor and name not in experiment.modifiers
+    }
+    name = max(sizes, key=lambda name: sizes[name], default=None)
+    if name is None or sizes[name] <= _MANY_LEVELS:
+        return None
+    for asked, given in (
+        ("ridge", file.ridge),
+        ("ridge_path", file.ridge_path),
+        ("bootstrap", file.bootstrap),
+        ("received", file.received),
+    ):
+        if given:
+            raise ExperimentError(
+                f"{asked}: {name!r} has {sizes[name]} levels, and more than {_MANY_LEVELS} are taken out of the regression, which "
+                f"`{asked}` does not go with; leave one of the two out"
+            )
+    if file.error_kind in ("hc2", "hc3"):
+        raise ExperimentError(f"errors: {file.error_kind} with {sizes[name]} levels of {name!r} is not offered; take hc1 or cluster")
+    return name
+
+
+def equations_of(experiment: Experiment, file: EffectsFile, cells: Cells, *, absorbed: str | None = None) -> Normal:
+    """The normal equations of intercept, arms, modifiers with their products, and covariates, within the levels of `absorbed`.
+
+    Raises ExperimentError, as `fitted`.
+    """
     weight = next(iter(cells.sums.values())).weight
-    levels = {name: each.levels for name, each in (*experiment.covariates.items(), *experiment.modifiers.items())}
     arms = arms_part(cells.columns[""], experiment.arms.levels or (), control=experiment.control)
-    modifiers = parts_of({name: cells.columns[name] for name in experiment.modifiers}, levels, weight)
-    others = {name: cells.columns[name] for name in experiment.covariates if name not in experiment.modifiers}
-    parts = [intercept(cells.size), arms, *modifiers, *parts_of(others, levels, weight)]
-    parts += products(arms, [centred(part, weight) for part in modifiers])
-    design = assembled(parts)
+    design = _design(experiment, cells, arms, weight, absorbed)
+    levels = None if absorbed is None else levels_of(cells.columns[absorbed], weight)
+    if levels is not None:
+        design = within_design(design, levels)
     penalised = np.arange(len(design.names)) > len(arms.names)
     found = normal(design, weight, penalty=file.ridge, penalised=penalised)
-    _arms_are_told_apart(found.dropped, arms.names)
-    return found
+    _arms_are_told_apart(found.dropped, arms.names, absorbed)
+    if levels is None or absorbed is None:
+        return found
+    dropped = tuple(each if each.of else Dropped(each.column, "constant within levels", (absorbed,)) for each in found.dropped)
+    return found._replace(absorbed=int(np.count_nonzero(levels.total)) - 1, dropped=dropped)
 
 
-def _arms_are_told_apart(dropped: Sequence[Dropped], arms: Sequence[str]) -> None:
+def _design(experiment: Experiment, cells: Cells, arms: Part, weight: np.ndarray, absorbed: str | None) -> Design:
+    levels = {name: each.levels for name, each in (*experiment.covariates.items(), *experiment.modifiers.items())}
+    modifiers = parts_of({name: cells.columns[name] for name in experiment.modifiers}, levels, weight)
+    left = (*experiment.modifiers, *([] if absorbed is None else [absorbed]))
+    others = {name: cells.columns[name] for name in experiment.covariates if name not in left}
+    parts = [intercept(cells.size), arms, *modifiers, *parts_of(others, levels, weight)]
+    parts += products(arms, [centred(part, weight) for part in modifiers])
+    width = sum(len(part.names) for part in parts)
+    if width > _MOST_COLUMNS:
+        raise ExperimentError(
+            f"covariates: their factors make {width} columns, more than {_MOST_COLUMNS}; one factor may have any number of levels, the "
+            "others not: leave one out, or make its levels coarser"
+        )
+    return assembled(parts)
+
+
+def _arms_are_told_apart(dropped: Sequence[Dropped], arms: Sequence[str], absorbed: str | None) -> None:
     for each in dropped:
         told = [name for name in each.of if name in arms]
         if each.column in arms or told:
             raise ExperimentError(
-                f"covariates: {each.column!r} and the arms {told or [each.column]} determine each other: the arms have no overlap in "
-                "it; leave it out"
+                f"covariates: {absorbed or each.column!r} and the arms {told or [each.column]} determine each other: the arms have no "
+                "overlap in it; leave it out"
             )
 
 
@@ -239,6 +306,10 @@ def _covariates(table: pa.Table, file: EffectsFile, terms: Sequence[str], *, rol
 
 
 def _segment(found: Column) -> Column:
+    if found.levels is not None and len(found.levels) > _MOST_SEGMENTS:
+        raise ExperimentError(
+            f"segments: column {found.name!r} has {len(found.levels)} levels, more than {_MOST_SEGMENTS}; name a coarser one"
+        )
     if found.is_factor or len(np.unique(found.values[~found.missing])) <= _MOST_VALUES:
         return as_factor(found, role="segments")
     edges = np.unique(np.quantile(found.values[~found.missing], [0.25, 0.5, 0.75]))

@@ -43,7 +43,7 @@ class Dropped(NamedTuple):
 class Normal(NamedTuple):
     """The normal equations of a design, factorised once for every outcome: `design` without what was dropped, `weight` f64[C].
 
-    `gram` X'WX, `penalty` the diagonal of P, `bread` B.
+    `gram` X'WX, `penalty` the diagonal of P, `bread` B; `absorbed`: columns that were taken out of the design and count all the same.
     """
 
     design: Design
@@ -52,11 +52,12 @@ class Normal(NamedTuple):
     penalty: np.ndarray
     bread: np.ndarray
     dropped: tuple[Dropped, ...]
+    absorbed: int = 0
 
     @property
     def effective(self) -> float:
         """p: columns, or of a ridge the trace of its hat matrix."""
-        return float(np.sum(self.bread * self.gram))
+        return float(np.sum(self.bread * self.gram)) + self.absorbed
 
 
 class Fit(NamedTuple):

@@ -20,8 +20,8 @@ __all__ = ["Column", "coded", "factor", "plain"]
 _MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null")
 #: More of them, where everything else in the column is a number.
 _MISSING_NUMBERS = (*_MISSING, "na", "None", "?", ".")
-# More levels than this in one column are an id or free text.
-_MOST_LEVELS = 10_000
+# More levels than this in one column are free text.
+_MOST_LEVELS = 1_000_000
 _A_DAY_US = 86_400_000_000
 
 
@@ -42,7 +42,7 @@ class Column(NamedTuple):
 def plain(table: pa.Table, name: str, *, role: str) -> Column:
     """A column of the table; `role` is the key of the config that named it.
 
-    Raises ExperimentError for infinity, for more than 10,000 different words, or a type that is neither number, word nor date.
+    Raises ExperimentError for infinity, for more than a million different words, or a type that is neither number, word nor date.
     """
     values = _unpacked(table[name])
     kind = values.type
@@ -75,7 +75,7 @@ def coded(table: pa.Table, name: str, *, role: str) -> Column:
 
 
 def factor(name: str, levels: Sequence[str], codes: np.ndarray, missing: np.ndarray, *, role: str) -> Column:
-    """A factor of `codes` i[n]. Raises ExperimentError beyond 10,000 levels."""
+    """A factor of `codes` i[n]. Raises ExperimentError beyond a million levels."""
     if len(levels) > _MOST_LEVELS:
         raise ExperimentError(f"{role}: column {name!r} has {len(levels)} different values, more than {_MOST_LEVELS}; drop it")
     return Column(name, np.where(missing, 0, codes).astype(np.int32), tuple(levels), missing)

@@ -129,6 +129,7 @@ def _effects(experiment: Experiment, file: EffectsFile, found: Fitted, name: str
         **({"interactions": products} if products else {}),
         **({"clusters": found.fit.clusters} if file.cluster else {}),
         "coefficients": [coefficient_line(file, found, column) for column in found.fit.names if column not in arms],
+        **({} if found.absorbed is None else {"absorbed": {"column": found.absorbed, "levels": found.absorbed_columns + 1}}),
         "dropped_columns": [_dropped(each) for each in found.dropped],
     }
 
