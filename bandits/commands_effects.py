@@ -20,8 +20,10 @@ from bandits.errors import BanditsError, ExperimentError
 from bandits.explained import explained
 from bandits.personalise.cate_report import UnitEffects, cate_report
 from bandits.personalise.config import PersonaliseFile
+from bandits.personalise.distilled import followed, leaf_lines, leaf_notes
 from bandits.personalise.report import Personalised, personalise_report, personalised
 from bandits.personalise.served import black_box_settings, places_of, task_of, tree_settings
+from bandits.personalise.tree_shape import PolicyTree
 from bandits.simulation.tables import read_table
 from protos import config
 from protos.command import refusing
@@ -40,6 +42,8 @@ class Served(enum.StrEnum):
 
     tree = "tree"
     black_box = "black_box"
+    multi_task = "multi_task"
+    guided = "guided"
 
 
 class Form(enum.StrEnum):
@@ -84,7 +88,10 @@ def personalise(
     as_json: AsJson = False,
     set_: Overrides = [],  # noqa: B006 (as above)
     task: Annotated[Path | None, typer.Option("--task", help="Write the file of a task that serves the policy.")] = None,
-    policy: Annotated[Served, typer.Option("--policy", help="Which one to write: the deepest tree, or the black box.")] = Served.tree,
+    policy: Annotated[
+        Served,
+        typer.Option("--policy", help="Which one to write: the deepest tree, the black box, or (with `distil: true`) a distilled one."),
+    ] = Served.tree,
 ) -> None:
     """Learn whom to give which arm on half of an experiment, and judge it on the other: a black box, and trees that people can read."""
     parsed = config.parse(PersonaliseFile, config.apply_overrides(config.load_yaml(file), set_), where="")
@@ -128,7 +135,23 @@ def _units(found: list[UnitEffects]) -> pa.Table:
 def _task(name: str, found: Personalised, policy: Served) -> dict[str, Any]:
     if policy is Served.black_box:
         return task_of(name, found.data, *black_box_settings(found.black_box, found.data))
-    return task_of(name, found.data, "policy_tree", tree_settings(found.trees[-1], places_of(found.data.encoding)))
+    tree, notes = _tree_and_notes(found, policy)
+    return task_of(name, found.data, "policy_tree", tree_settings(tree, places_of(found.data.encoding), notes))
+
+
+def _tree_and_notes(found: Personalised, policy: Served) -> tuple[PolicyTree, list[str]]:
+    """The tree to be served, and what is said of its leaves."""
+    if policy is Served.tree:
+        tree = found.trees[-1]
+        return tree, leaf_notes(tree, leaf_lines(tree, found.data, found.judging))
+    if found.distilled is None:
+        raise ExperimentError(f"--policy {policy.value}: the file does not ask for it; say `distil: true`")
+    tree = found.distilled.policy if policy is Served.multi_task else found.distilled.guided.policy
+    notes = leaf_notes(tree, leaf_lines(tree, found.data, found.judging))
+    if policy is Served.guided:
+        names = followed(found.distilled, found.data.x)
+        notes = [f"{note}; by {' or '.join(each)}" if note and each else note for note, each in zip(notes, names, strict=True)]
+    return tree, notes
 
 
 def _policies(report: dict[str, Any]) -> Table:
@@ -137,7 +160,9 @@ def _policies(report: dict[str, Any]) -> Table:
     table = Table("policy", "value", "error", "gain", "paired error", "95% interval", title=title)
     for each in report["uniform"]:
         table.add_row(escape(f"{each['arm']} for everybody"), f"{each['value']:.6g}", f"{each['standard_error']:.4g}", "", "", "")
-    for name, each in (("black box", report["black_box"]), *((f"tree of depth {each['depth']}", each) for each in report["trees"])):
+    learned = [("black box", report["black_box"]), *((f"tree of depth {each['depth']}", each) for each in report["trees"])]
+    learned += [(name.replace("_", "-") + " tree", report[name]) for name in ("multi_task", "guided") if name in report]
+    for name, each in learned:
         low, high = each["gain_interval"]
         value = f"{each['value']:.6g}", f"{each['standard_error']:.4g}"
         table.add_row(name, *value, f"{each['gain']:.4g}", f"{each['gain_standard_error']:.4g}", f"{low:.4g} to {high:.4g}")

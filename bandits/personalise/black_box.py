@@ -5,7 +5,7 @@ everybody the best arm. The weights are the convex ones that come closest to the
 2007).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,14 +18,13 @@ from bandits.personalise.learners import (
     Model,
     Ridge,
     Rows,
-    crossed,
     doubly_robust,
     dr_learner,
     folds_of,
     t_learner,
 )
 
-__all__ = ["LEARNERS", "BlackBox", "black_box", "nuisance"]
+__all__ = ["LEARNERS", "BlackBox", "between", "black_box", "combined", "nuisance"]
 
 _FOLDS = 3
 # The weights' sum is held to one by a row of this size beside the data's.
@@ -36,16 +35,21 @@ class BlackBox(NamedTuple):
     """A learned policy: `models` by name and the `weights` they are stacked with.
 
     `inside` f64[n, K]: what it says of the rows that trained it; `outcome_model`: the learner that predicts outcomes best.
+    `scores` f64[n, K]: its rows' doubly robust scores, by outcome models that have not seen them; `fold` i64[n] of each row, and of each
+    fold the models that have not seen it.
     """
 
     models: Mapping[str, Model]
     weights: Mapping[str, float]
     inside: np.ndarray
     outcome_model: str
+    scores: np.ndarray
+    fold: np.ndarray
+    fold_models: tuple[tuple[Model, ...], ...]
 
     def model(self, x: np.ndarray) -> np.ndarray:
         """The value of each arm less the mean over the arms, f64[n, K]."""
-        return _combined([model(x) for model in self.models.values()], self.weights.values())
+        return combined([model(x) for model in self.models.values()], self.weights.values())
 
 
 def no_covariates(rows: Rows) -> Model:
@@ -74,10 +78,11 @@ _OUTCOME_MODELS = ("means", "t ridge", "t boosted")
 def black_box(rows: Rows, *, said: Callable[[str], None] = lambda name: None) -> BlackBox:
     """Learns from rows in random order; `said` hears the name of each learner before it begins."""
     fold = folds_of(rows.arm, _FOLDS)
-    outside, models = [], []
+    outside, models, by_fold = [], [], []
     for name, learner in LEARNERS.items():
         said(name)
-        outside.append(crossed(learner, rows, fold))
+        by_fold.append([learner(rows.at(fold != each)) for each in range(_FOLDS)])
+        outside.append(_crossed(by_fold[-1], rows, fold))
         models.append(learner(rows))
     places = {name: at for at, name in enumerate(LEARNERS)}
     best = min(_OUTCOME_MODELS, key=lambda name: _loss(rows, outside[places[name]]))
@@ -86,19 +91,30 @@ def black_box(rows: Rows, *, said: Callable[[str], None] = lambda name: None) ->
     return BlackBox(
         models=dict(zip(LEARNERS, models, strict=True)),
         weights=dict(zip(LEARNERS, weights.tolist(), strict=True)),
-        inside=_combined([model(rows.x) for model in models], weights),
+        inside=combined([model(rows.x) for model in models], weights),
         outcome_model=best,
+        scores=scores,
+        fold=fold,
+        fold_models=tuple(zip(*by_fold, strict=True)),
     )
 
 
-def _combined(values: Iterable[np.ndarray], weights: Iterable[float]) -> np.ndarray:
-    return np.sum([weight * _between(each) for weight, each in zip(weights, values, strict=True)], axis=0)
+def _crossed(models: Sequence[Model], rows: Rows, fold: np.ndarray) -> np.ndarray:
+    found = np.empty((len(rows.y), rows.arms))
+    for each, model in enumerate(models):
+        found[fold == each] = model(rows.x[fold == each])
+    return found
+
+
+def combined(values: Iterable[np.ndarray], weights: Iterable[float]) -> np.ndarray:
+    """What models together say of rows, f64[n, K], less the mean over the arms."""
+    return np.sum([weight * between(each) for weight, each in zip(weights, values, strict=True)], axis=0)
 
 
 def _stacked(scores: np.ndarray, outside: list[np.ndarray]) -> np.ndarray:
     """Convex weights whose combination is closest to the scores' differences between arms."""
-    columns = np.column_stack([_between(each).ravel() for each in outside])
-    target = _between(scores).ravel()
+    columns = np.column_stack([between(each).ravel() for each in outside])
+    target = between(scores).ravel()
     # Least squares of the normal equations' root: as exact, and small.
     gram, moments = columns.T @ columns, columns.T @ target
     size = float(np.trace(gram)) or 1.0
@@ -109,7 +125,8 @@ def _stacked(scores: np.ndarray, outside: list[np.ndarray]) -> np.ndarray:
     return weights / weights.sum()
 
 
-def _between(values: np.ndarray) -> np.ndarray:
+def between(values: np.ndarray) -> np.ndarray:
+    """f64[n, K] less the mean over the arms."""
     return values - values.mean(axis=1, keepdims=True)
 
 

@@ -52,6 +52,8 @@ class PersonaliseFile(config.StrictModel):
     budget: float | None = None
     #: Other weights of the outcomes, for a table of what they would give.
     pareto: tuple[dict[str, float], ...] = ()
+    #: true = also one tree for all outcomes, and a guidance tree that chooses between policies.
+    distil: bool = False
     #: Depth of the deepest tree, 1..4.
     depth: int = pydantic.Field(default=3, ge=1, le=4)
     #: Fewest rows of a leaf; by default 1 % of the rows that train, at least 20.

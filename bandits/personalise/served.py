@@ -4,6 +4,7 @@ The columns of the matrix that was learned from become places of the encoded con
 factor becomes a category whose vocabulary is the levels that were told apart; a missing value that tells something is a feature of its own.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from bandits.personalise.black_box import BlackBox
 from bandits.personalise.encoding import Encoding
 from bandits.personalise.experiment import Logged
 from bandits.personalise.learners import Boosted, ByArm, Ridge
-from bandits.personalise.tree import PolicyTree
+from bandits.personalise.tree_shape import PolicyTree
 
 __all__ = ["Places", "black_box_settings", "places_of", "task_of", "tree_settings"]
 
@@ -56,12 +57,13 @@ def task_of(name: str, data: Logged, policy: str, settings: dict[str, Any]) -> d
     return {"task": name, "features": {"context": context, "actions": list(data.arms)}, "policy": {"name": policy, "settings": settings}}
 
 
-def tree_settings(tree: PolicyTree, places: Places) -> dict[str, Any]:
-    """Settings of `policy_tree`."""
+def tree_settings(tree: PolicyTree, places: Places, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Settings of `policy_tree`; `notes` of its leaves."""
     return {
         "feature": [places.place[at] if np.isfinite(bound) else 0 for at, bound in zip(tree.feature, tree.threshold, strict=True)],
         "threshold": _bounds(tree.threshold),
         "action": tree.arm.tolist(),
+        **({"note": list(notes)} if any(notes) else {}),
     }
 
 

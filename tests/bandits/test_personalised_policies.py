@@ -19,7 +19,7 @@ from bandits.keys import decision_id, draw_key
 from bandits.personalise.config import PersonaliseFile
 from bandits.personalise.report import Personalised, personalised
 from bandits.personalise.served import black_box_settings, places_of, task_of, tree_settings
-from bandits.personalise.tree import arms_of_rows
+from bandits.personalise.tree_shape import arms_of_rows
 from bandits.policy import Dims
 from bandits.programs import run_decide, run_prepare
 from bandits.requests import Requests

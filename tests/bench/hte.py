@@ -31,7 +31,8 @@ from bandits.personalise.black_box import black_box
 from bandits.personalise.boosting import binned, edges_of
 from bandits.personalise.judge import mean_and_error
 from bandits.personalise.learners import Ridge, Rows, crossed, doubly_robust, folds_of, t_learner
-from bandits.personalise.tree import PolicyTree, arms_of_rows, grown
+from bandits.personalise.tree import grown
+from bandits.personalise.tree_shape import PolicyTree, arms_of_rows
 from bandits.policies.policy_tree import leaf_of
 
 ROOT = Path(__file__).resolve().parents[2]
