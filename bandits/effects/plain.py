@@ -51,6 +51,8 @@ def plain(table: pa.Table, name: str, *, role: str) -> Column:
     if _is_word(kind):
         numbers = _number_words(values)
         return _of_words(name, values, role=role) if numbers is None else _of_numbers(name, numbers, role=role)
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        raise ExperimentError(f"{role}: column {name!r} is not text in UTF-8; save the file in that encoding, or drop the column")
     for holds, number in _NUMBERS:
         if holds(kind):
             return _of_numbers(name, number(values), role=role)

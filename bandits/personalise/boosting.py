@@ -21,6 +21,8 @@ _SAMPLED = 50_000
 _BLOCK = 1 << 15
 # Codes of all features that are counted at once: fewer calls where rows are few, no large arrays where they are many.
 _TOGETHER = 1 << 17
+# A split that explains a smaller share of the squares than this is one of rounding errors.
+_NOTHING = 1e-12
 
 
 class Binned(NamedTuple):
@@ -143,12 +145,14 @@ def _tree(
     """One tree by levels; `target` and `train` are zero in held rows. Last comes the leaf of each row."""
     feature, threshold = np.zeros(2**depth - 1, np.int32), np.full(2**depth - 1, np.inf)
     node = np.zeros(len(target), np.int64)
+    # Beside what there is to explain, so that units do not matter.
+    nothing = _NOTHING * float(target @ target)
     for level in range(depth):
         best, cut, gain = _splits(rows, node, 2**level, target, train, least=least, shrink=shrink)
         first = 2**level - 1
-        for at in np.flatnonzero(gain > 1e-12):
+        for at in np.flatnonzero(gain > nothing):
             feature[first + at], threshold[first + at] = best[at], rows.edges[best[at]][cut[at]]
-        cut = np.where(gain > 1e-12, cut, np.iinfo(np.int32).max)
+        cut = np.where(gain > nothing, cut, np.iinfo(np.int32).max)
         node = 2 * node + (rows.codes[best[node], np.arange(len(node))] > cut[node])
     total, count = np.bincount(node, target, 2**depth), np.bincount(node, train, 2**depth)
     return feature, threshold, total / (count + shrink), node
