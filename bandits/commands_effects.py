@@ -21,7 +21,7 @@ from bandits.explained import explained
 from bandits.personalise.cate_report import UnitEffects, cate_report
 from bandits.personalise.config import PersonaliseFile
 from bandits.personalise.distilled import followed, leaf_lines, leaf_notes
-from bandits.personalise.report import Personalised, personalise_report, personalised
+from bandits.personalise.report import Personalised, models_to_draw, personalise_report, personalised
 from bandits.personalise.served import black_box_settings, places_of, task_of, tree_settings
 from bandits.personalise.tree_shape import PolicyTree
 from bandits.simulation.tables import read_table
@@ -98,7 +98,7 @@ def personalise(
     found = personalised(read_table(file.parent / parsed.data), parsed)
     report = personalise_report(found, parsed)
     if task is not None:
-        task.write_text(yaml.safe_dump(_task(task.stem, found, policy), sort_keys=False, default_flow_style=None), encoding="utf-8")
+        task.write_text(yaml.safe_dump(_task(task.stem, found, policy, parsed), sort_keys=False, default_flow_style=None), encoding="utf-8")
     if as_json:
         print(json.dumps(report, indent=1, allow_nan=False))
         return
@@ -132,9 +132,9 @@ def _units(found: list[UnitEffects]) -> pa.Table:
     return pa.concat_tables(parts).sort_by([("outcome", "ascending"), ("row", "ascending"), ("arm", "ascending")])
 
 
-def _task(name: str, found: Personalised, policy: Served) -> dict[str, Any]:
+def _task(name: str, found: Personalised, policy: Served, file: PersonaliseFile) -> dict[str, Any]:
     if policy is Served.black_box:
-        return task_of(name, found.data, *black_box_settings(found.black_box, found.data))
+        return task_of(name, found.data, *black_box_settings(found.black_box, found.data, models_to_draw(found, file)))
     tree, notes = _tree_and_notes(found, policy)
     return task_of(name, found.data, "policy_tree", tree_settings(tree, places_of(found.data.encoding), notes))
 

@@ -16,6 +16,7 @@ from bandits.personalise.learners import (
     ByArm,
     Learner,
     Model,
+    Regressor,
     Ridge,
     Rows,
     doubly_robust,
@@ -24,7 +25,7 @@ from bandits.personalise.learners import (
     t_learner,
 )
 
-__all__ = ["LEARNERS", "BlackBox", "between", "black_box", "combined", "nuisance"]
+__all__ = ["LEARNERS", "BlackBox", "between", "black_box", "combined", "drawn", "nuisance", "own_learners"]
 
 _FOLDS = 3
 # The weights' sum is held to one by a row of this size beside the data's.
@@ -42,7 +43,7 @@ class BlackBox(NamedTuple):
     models: Mapping[str, Model]
     weights: Mapping[str, float]
     inside: np.ndarray
-    outcome_model: str
+    outcome_model: Learner
     scores: np.ndarray
     fold: np.ndarray
     fold_models: tuple[tuple[Model, ...], ...]
@@ -72,31 +73,57 @@ LEARNERS: Mapping[str, Learner] = {
 
 
 # Learners whose predictions are of the outcome itself, not of differences between arms only.
-_OUTCOME_MODELS = ("means", "t ridge", "t boosted")
+_OUTCOME_MODELS = ("means", "t ridge", "t boosted", "t own")
 
 
-def black_box(rows: Rows, *, said: Callable[[str], None] = lambda name: None) -> BlackBox:
+def own_learners(make: Callable[[], Regressor]) -> dict[str, Learner]:
+    """The learners with those of a regression of one's own beside them: in each arm, and of doubly robust scores."""
+    return {**LEARNERS, "t own": t_learner(make), "dr own": dr_learner(make, nuisance=t_learner(make))}
+
+
+def black_box(rows: Rows, *, learners: Mapping[str, Learner] = LEARNERS, said: Callable[[str], None] = lambda name: None) -> BlackBox:
     """Learns from rows in random order; `said` hears the name of each learner before it begins."""
     fold = folds_of(rows.arm, _FOLDS)
     outside, models, by_fold = [], [], []
-    for name, learner in LEARNERS.items():
+    for name, learner in learners.items():
         said(name)
         by_fold.append([learner(rows.at(fold != each)) for each in range(_FOLDS)])
         outside.append(_crossed(by_fold[-1], rows, fold))
         models.append(learner(rows))
-    places = {name: at for at, name in enumerate(LEARNERS)}
-    best = min(_OUTCOME_MODELS, key=lambda name: _loss(rows, outside[places[name]]))
+    places = {name: at for at, name in enumerate(learners)}
+    best = min((name for name in _OUTCOME_MODELS if name in places), key=lambda name: _loss(rows, outside[places[name]]))
     scores = doubly_robust(rows, outside[places[best]])
     weights = _stacked(scores, outside)
     return BlackBox(
-        models=dict(zip(LEARNERS, models, strict=True)),
-        weights=dict(zip(LEARNERS, weights.tolist(), strict=True)),
+        models=dict(zip(learners, models, strict=True)),
+        weights=dict(zip(learners, weights.tolist(), strict=True)),
         inside=combined([model(rows.x) for model in models], weights),
-        outcome_model=best,
+        outcome_model=learners[best],
         scores=scores,
         fold=fold,
         fold_models=tuple(zip(*by_fold, strict=True)),
     )
+
+
+def drawn(
+    rows: Rows, box: BlackBox, *, draws: int, rng: np.random.Generator, learners: Mapping[str, Learner] = LEARNERS
+) -> list[dict[str, Model]]:
+    """Models by name of `draws` random halves of the rows, those alone that have a weight in the black box.
+
+    What a half says differs from what all rows say by as much as that differs from the truth: var(b_half - b) = s^2 (2 / n - 1 / n).
+    """
+    named = {name: learners[name] for name, weight in box.weights.items() if weight > 0.0}
+    found = []
+    for _ in range(draws):
+        half = rows.at(_half(rows.arm, rng))
+        found.append({name: learner(half) for name, learner in named.items()})
+    return found
+
+
+def _half(arm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random half of the rows of each arm, in random order."""
+    order = rng.permutation(len(arm))
+    return rng.permutation(order[folds_of(arm[order], 2) == 0])
 
 
 def _crossed(models: Sequence[Model], rows: Rows, fold: np.ndarray) -> np.ndarray:

@@ -54,6 +54,10 @@ class PersonaliseFile(config.StrictModel):
     pareto: tuple[dict[str, float], ...] = ()
     #: true = also one tree for all outcomes, and a guidance tree that chooses between policies.
     distil: bool = False
+    #: A regression of your own as `module:factory`, called without arguments, as scikit-learn's: it is stacked with the others.
+    regression: str | None = None
+    #: So many models of random halves of the rows are served with a black box, which then explores by drawing one, 2..256; 0 = none.
+    draws: int = pydantic.Field(default=0, ge=0, le=256)
     #: Depth of the deepest tree, 1..4.
     depth: int = pydantic.Field(default=3, ge=1, le=4)
     #: Fewest rows of a leaf; by default 1 % of the rows that train, at least 20.

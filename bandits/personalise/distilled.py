@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bandits.personalise.black_box import BlackBox, black_box
+from bandits.personalise.black_box import LEARNERS, BlackBox, black_box
 from bandits.personalise.boosting import Binned, leaves
 from bandits.personalise.experiment import Logged
 from bandits.personalise.guided import Guided, guided
 from bandits.personalise.judge import Judging, mean_and_error
-from bandits.personalise.learners import Rows
+from bandits.personalise.learners import Learner, Rows
 from bandits.personalise.multi_task import MultiTask, multi_task, policy_of
 from bandits.personalise.rules import rules
 from bandits.personalise.tree import grown
@@ -36,9 +36,18 @@ class Distilled(NamedTuple):
     outcomes: tuple[str, ...]
 
 
-def distilled(data: Logged, learned: BlackBox, trees: Sequence[PolicyTree], bins: Binned, *, depth: int, least: int) -> Distilled:
+def distilled(
+    data: Logged,
+    learned: BlackBox,
+    trees: Sequence[PolicyTree],
+    bins: Binned,
+    *,
+    depth: int,
+    least: int,
+    learners: Mapping[str, Learner] = LEARNERS,
+) -> Distilled:
     """Learns a black box for each outcome from the rows that train, and both trees from what they say; `learned` is of the utility."""
-    x, said = data.x[data.train], _said(data, learned)
+    x, said = data.x[data.train], _said(data, learned, learners)
     one = multi_task(bins, np.column_stack(list(said.values())), depth=depth, least=least)
     policy = policy_of(one, np.array([data.weights[name] for name in said]), data.costs)
     policies = {f"{arm} for everybody": leaf(at, 0) for at, arm in enumerate(data.arms)}
@@ -51,13 +60,13 @@ def distilled(data: Logged, learned: BlackBox, trees: Sequence[PolicyTree], bins
     return Distilled(one, policy, guide, policies, tuple(said))
 
 
-def _said(data: Logged, learned: BlackBox) -> dict[str, np.ndarray]:
+def _said(data: Logged, learned: BlackBox, learners: Mapping[str, Learner]) -> dict[str, np.ndarray]:
     """Of each outcome what its black box says of the rows that train, f64[m, K]."""
     if len(data.outcomes) == 1:
         (name,) = data.outcomes
         return {name: learned.inside / data.weights[name]}
     every = Rows(data.x, data.utility, data.arm, data.propensity, len(data.arms)).at(data.train)
-    return {name: black_box(every._replace(y=values[data.train])).inside for name, values in data.outcomes.items()}
+    return {name: black_box(every._replace(y=values[data.train]), learners=learners).inside for name, values in data.outcomes.items()}
 
 
 def leaf_lines(tree: PolicyTree, data: Logged, judging: Judging) -> list[dict[str, Any]]:

@@ -7,20 +7,21 @@ import numpy as np
 import pyarrow as pa
 import scipy.special
 
-from bandits.personalise.black_box import LEARNERS, BlackBox, black_box
+from bandits.personalise.black_box import BlackBox, black_box, drawn
 from bandits.personalise.boosting import binned, edges_of
 from bandits.personalise.config import PersonaliseFile
 from bandits.personalise.constrained import check_constraints, constrained_report
 from bandits.personalise.distilled import Distilled, distilled, leaf_lines
 from bandits.personalise.experiment import Logged, logged
 from bandits.personalise.judge import Gain, Judged, Judging, judged, mean_and_error
-from bandits.personalise.learners import Rows, doubly_robust
+from bandits.personalise.learners import Model, Rows, doubly_robust
 from bandits.personalise.lessons import Lesson, lesson
+from bandits.personalise.own import learners_of
 from bandits.personalise.rules import as_json, as_sql, as_text
 from bandits.personalise.tree import grown
 from bandits.personalise.tree_shape import PolicyTree, arms_of_rows
 
-__all__ = ["Personalised", "personalise_report", "personalised"]
+__all__ = ["Personalised", "models_to_draw", "personalise_report", "personalised"]
 
 
 class Personalised(NamedTuple):
@@ -39,13 +40,22 @@ def personalised(table: pa.Table, file: PersonaliseFile, *, said: Callable[[str]
     data = logged(table, file)
     check_constraints(data, file)
     rows = Rows(data.x, data.utility, data.arm, data.propensity, len(data.arms))
-    learned = black_box(rows.at(data.train), said=said)
+    learners = learners_of(file)
+    learned = black_box(rows.at(data.train), learners=learners, said=said)
     least = file.least_leaf or max(20, len(data.train) // 100)
     bins = binned(data.x[data.train], edges_of(data.x[data.train]))
     taught = lesson(learned, rows.at(data.train), bins, data.costs, depth=file.depth, least=least)
     trees = tuple(grown(bins, taught.taught, depth=depth, least=least) for depth in range(1, file.depth + 1))
-    small = distilled(data, learned, trees, bins, depth=file.depth, least=least) if file.distil else None
+    small = distilled(data, learned, trees, bins, depth=file.depth, least=least, learners=learners) if file.distil else None
     return Personalised(data, learned, taught, trees, _judging(data, rows, learned), small)
+
+
+def models_to_draw(found: Personalised, file: PersonaliseFile) -> list[dict[str, Model]]:
+    """Models of random halves of the rows that train, as many as the file asks for."""
+    data = found.data
+    rows = Rows(data.x, data.utility, data.arm, data.propensity, len(data.arms)).at(data.train)
+    rng = np.random.default_rng([file.seed, 1])
+    return drawn(rows, found.black_box, draws=file.draws, rng=rng, learners=learners_of(file))
 
 
 def personalise_report(found: Personalised, file: PersonaliseFile) -> dict[str, Any]:
@@ -82,7 +92,7 @@ def personalise_report(found: Personalised, file: PersonaliseFile) -> dict[str, 
 
 def _judging(data: Logged, rows: Rows, learned: BlackBox) -> Judging:
     """Scores of the judging half by outcome models of the other; each outcome has its own."""
-    learner = LEARNERS[learned.outcome_model]
+    learner = learned.outcome_model
     scores = {}
     for name, values in data.outcomes.items():
         of_one = rows._replace(y=values)

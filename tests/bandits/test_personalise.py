@@ -244,6 +244,26 @@ def test_on_the_e_mails_personalisation_does_not_beat_the_best_arm_and_says_so(t
     assert abs(found["black_box"]["gain"]) < 0.006 and 0.0 < found["black_box"]["gain_standard_error"] < 0.003
 
 
+def a_line() -> LinearRegression:
+    """A regression of somebody's own."""
+    return LinearRegression()
+
+
+class Nothing:
+    """What learns, and has nothing to say."""
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> None:
+        pass
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return np.full(len(x), np.nan)
+
+
+def test_a_regression_of_ones_own_is_stacked_with_the_others(tmp_path: Path) -> None:
+    found = report(tmp_path, made_up(600), regression=f"{__name__}:a_line")
+    assert set(found["black_box"]["learners"]) == {*LEARNERS, "t own", "dr own"} and found["black_box"]["gain"] > 0.2
+
+
 TABLE = made_up(300)
 BAD: list[tuple[str, pa.Table, dict[str, Any], list[str]]] = [
     ("one arm", TABLE.filter(pa.compute.equal(TABLE["arm"], "call")), {}, ["treatment", "one arm only"]),
@@ -266,6 +286,11 @@ BAD: list[tuple[str, pa.Table, dict[str, Any], list[str]]] = [
     ("no weight at all", TABLE, {"outcomes": {"y": 0.0}}, ["outcomes", "no outcome has a weight"]),
     ("a guardrail of both kinds", TABLE, {"guardrails": {"y": {"at_least": 1.0, "arm": "call"}}}, ["guardrails.y", "one of the two"]),
     ("a guardrail of an unknown outcome", TABLE, {"guardrails": {"q": {"at_least": 1.0}}}, ["guardrails", "'q' is no outcome"]),
+    ("a regression that is nowhere", TABLE, {"regression": "sklearn.nowhere:Some"}, ["regression", "cannot be imported", "module:factory"]),
+    ("no regression", TABLE, {"regression": "builtins:dict"}, ["regression", "has no 'fit'"]),
+    ("a regression that needs more", TABLE, {"regression": "builtins:range"}, ["regression", "without arguments"]),
+    ("a regression that says nothing", TABLE, {"regression": f"{__name__}:Nothing"}, ["regression", "Nothing", "give one a row"]),
+    ("one draw of a policy alone", TABLE, {"draws": -1}, ["draws"]),
     ("an unknown key", TABLE, {"propensity": "p"}, ["propensity", "did you mean `propensities`"]),
 ]
 
