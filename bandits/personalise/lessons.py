@@ -20,11 +20,13 @@ from bandits.personalise.tree_shape import arms_of_rows
 __all__ = ["SHARES", "Lesson", "lesson"]
 
 #: The shares l of scores that are tried.
-SHARES = (0.0, 0.25, 0.5, 1.0)
+SHARES = (0.0, 0.5, 1.0)
 # Where rows are so many both teach the same, and to try would take long.
 _MOST_ROWS = 100_000
 # A share of scores has to be worth so many paired standard errors more than the black box's word alone.
 _CLEARLY = 0.5
+# Trees that are only compared need not be searched as far as those that are kept.
+_ROOTS = 2
 
 
 class Lesson(NamedTuple):
@@ -53,7 +55,8 @@ def _worth(box: BlackBox, rows: Rows, bins: Binned, costs: np.ndarray, depth: in
         word = combined([model(rows.x[seen]) for model in models], box.weights.values())
         some = bins._replace(codes=bins.codes[:, seen])
         for at, share in enumerate(SHARES):
-            tree = grown(some, _mixed(word, box.scores[seen], share) - costs, depth=depth, least=max(least * len(seen) // len(rows.y), 1))
+            taught = _mixed(word, box.scores[seen], share) - costs
+            tree = grown(some, taught, depth=depth, least=max(least * len(seen) // len(rows.y), 1), roots=_ROOTS)
             arms = arms_of_rows(tree, rows.x[fresh])
             found[at, fresh] = box.scores[fresh, arms] - costs[arms]
     return found

@@ -41,14 +41,17 @@ class Sides(NamedTuple):
     right: np.ndarray
 
 
-def grown(rows: Binned, scores: np.ndarray, *, depth: int, least: int = 1) -> PolicyTree:
-    """The tree of `depth` >= 0 whose arms have the largest sum of `scores` f64[n, K]; every leaf has at least `least` rows."""
+def grown(rows: Binned, scores: np.ndarray, *, depth: int, least: int = 1, roots: int = _TRIED) -> PolicyTree:
+    """The tree of `depth` >= 0 whose arms have the largest sum of `scores` f64[n, K]; every leaf has at least `least` rows.
+
+    `roots`: how many of a tree of more than two levels are tried, the best by look-ahead first.
+    """
     # By arm, so that a histogram reads memory in one piece; the first arm gains nothing over itself.
     gains = np.ascontiguousarray((scores - scores[:, :1]).T)
-    return simplified(_grown(rows, gains, depth=depth, least=least)[1])
+    return simplified(_grown(rows, gains, depth=depth, least=least, most=roots)[1])
 
 
-def _grown(rows: Binned, gains: np.ndarray, *, depth: int, least: int) -> tuple[float, PolicyTree]:
+def _grown(rows: Binned, gains: np.ndarray, *, depth: int, least: int, most: int) -> tuple[float, PolicyTree]:
     """Value and tree; gains f64[K, n]."""
     n = gains.shape[1]
     totals = gains.sum(axis=1)
@@ -57,12 +60,12 @@ def _grown(rows: Binned, gains: np.ndarray, *, depth: int, least: int) -> tuple[
         return alone
     codes = rows.codes
     roots = _single(rows, codes, gains, least) if depth == 1 else _roots(rows, codes, gains, depth=depth, least=least)
-    tried = 1 if depth <= 2 or n > _TRIED_ROWS else _TRIED
+    tried = 1 if depth <= 2 or n > _TRIED_ROWS else most
     found = [alone]
     for root in roots[:tried]:
         right = codes[root.feature] > root.bin
         sides = (np.flatnonzero(side) for side in (~right, right))
-        parts = (_grown(_at(rows, side), gains.take(side, axis=1), depth=depth - 1, least=least) for side in sides)
+        parts = (_grown(_at(rows, side), gains.take(side, axis=1), depth=depth - 1, least=least, most=most) for side in sides)
         values, trees = zip(*parts, strict=True)
         threshold = float(rows.edges[root.feature][root.bin])
         found.append((sum(values), joined(root.feature, threshold, *trees)))
