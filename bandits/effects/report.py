@@ -73,8 +73,13 @@ def _say_what_was_lost(outcomes: list[dict[str, Any]], exact: dict[str, Any], lo
     cells = {item["outcome"]: item["cells"] for item in exact["outcomes"]}
     for item in outcomes:
         lines = whole[item["outcome"]]
-        inflation = {line["arm"]: line["standard_error"] / lines[line["arm"]]["standard_error"] - 1.0 for line in item["effects"]}
+        inflation = {line["arm"]: _inflation(line["standard_error"], lines[line["arm"]]["standard_error"]) for line in item["effects"]}
         item["lossy"] = {"cells_without_bins": cells[item["outcome"]], "information_lost": lost, "error_inflation": inflation}
+
+
+def _inflation(binned_error: float, exact: float) -> float | None:
+    """By how much an error grew; null where there was none."""
+    return binned_error / exact - 1.0 if exact > 0.0 else None
 
 
 def _segment(experiment: Experiment, file: EffectsFile, part: Any, name: str) -> dict[str, Any]:
