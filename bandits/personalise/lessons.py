@@ -21,8 +21,8 @@ __all__ = ["SHARES", "Lesson", "lesson"]
 
 #: The shares l of scores that are tried.
 SHARES = (0.0, 0.5, 1.0)
-# Where rows are so many both teach the same, and to try would take long.
-_MOST_ROWS = 100_000
+# Rows, which come in random order, that the choice is made on.
+_MOST_ROWS = 60_000
 # A share of scores has to be worth so many paired standard errors more than the black box's word alone.
 _CLEARLY = 0.5
 # Trees that are only compared need not be searched as far as those that are kept.
@@ -39,8 +39,6 @@ class Lesson(NamedTuple):
 
 def lesson(box: BlackBox, rows: Rows, bins: Binned, costs: np.ndarray, *, depth: int, least: int) -> Lesson:
     """What trees of up to `depth` with at least `least` rows a leaf are taught of the rows that trained the black box."""
-    if len(rows.y) > _MOST_ROWS:
-        return Lesson(box.inside - costs, 0.0, {})
     worth = _worth(box, rows, bins, costs, depth, least)
     share = _chosen(worth)
     taught = _mixed(box.inside, box.scores, share) - costs
@@ -48,10 +46,11 @@ def lesson(box: BlackBox, rows: Rows, bins: Binned, costs: np.ndarray, *, depth:
 
 
 def _worth(box: BlackBox, rows: Rows, bins: Binned, costs: np.ndarray, depth: int, least: int) -> np.ndarray:
-    """Scores of the arms that trees of each share play in folds that they have not seen, f64[S, n]."""
-    found = np.zeros((len(SHARES), len(rows.y)))
+    """Scores of the arms that trees of each share play in folds that they have not seen, f64[S, m] of the first m rows."""
+    of = box.fold[:_MOST_ROWS]
+    found = np.zeros((len(SHARES), len(of)))
     for fold, models in enumerate(box.fold_models):
-        seen, fresh = np.flatnonzero(box.fold != fold), np.flatnonzero(box.fold == fold)
+        seen, fresh = np.flatnonzero(of != fold), np.flatnonzero(of == fold)
         word = combined([model(rows.x[seen]) for model in models], box.weights.values())
         some = bins._replace(codes=bins.codes[:, seen])
         for at, share in enumerate(SHARES):
