@@ -6,7 +6,8 @@ import numpy as np
 
 from bandits.effects.bootstrap import bootstrapped, bootstrapped_clusters
 from bandits.effects.config import EffectsFile
-from bandits.effects.estimate import Experiment, cells_of, equations_of
+from bandits.effects.estimate import cells_of, equations_of
+from bandits.effects.experiment import Experiment
 from bandits.effects.ridge_path import ridge_path
 from bandits.errors import ExperimentError
 

@@ -1,64 +1,40 @@
 """Effects of arms from a table: compressed once for all outcomes that are known for the same rows, fitted overall and by segment. Pure."""
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from bandits.effects.cells import Cells, compress
-from bandits.effects.columns import as_factor, column
 from bandits.effects.config import EffectsFile
 from bandits.effects.design import Design, Part, arms_part, assembled, centred, intercept, parts_of, products
+from bandits.effects.experiment import Experiment
 from bandits.effects.fit import Dropped, Fit, Normal, fit, normal
-from bandits.effects.plain import Column, coded
-from bandits.effects.sample import Sample, arms_of, check_overlap, complete
+from bandits.effects.plain import Column
+from bandits.effects.sample import Sample, check_overlap, complete
 from bandits.effects.within import levels_of, within_cells, within_design
 from bandits.errors import ExperimentError
 
 __all__ = [
     "RECEIVED",
-    "Experiment",
     "Fitted",
     "SegmentOf",
     "absorbed_of",
-    "binned",
     "cells_of",
     "check_arms",
     "check_outcome",
     "compressed",
     "equations_of",
-    "experiment_of",
     "fitted",
     "segments_of",
 ]
 
 #: The column of what was received, among the columns and the outcomes of the cells.
 RECEIVED = "received"
-# A segment by a number with more values than this is cut into quarters.
-_MOST_VALUES = 12
 # A factor of more levels is taken out of the regression, so that no matrix grows with them.
 _MANY_LEVELS = 256
 # A dense matrix of normal equations of so many columns takes 200 MB.
 _MOST_COLUMNS = 5_000
-# Segments of more levels are no table that anybody reads.
-_MOST_SEGMENTS = 1_000
-
-
-class Experiment(NamedTuple):
-    """Columns of a table by their role. `weight` and `cluster` are None where there are none; a segment is a factor."""
-
-    rows: int
-    arms: Column
-    control: int
-    outcomes: Mapping[str, Column]
-    covariates: Mapping[str, Column]
-    modifiers: Mapping[str, Column]
-    segments: Mapping[str, Column]
-    weight: Column | None
-    cluster: Column | None
-    received: Column | None
 
 
 class SegmentOf(NamedTuple):
@@ -81,25 +57,6 @@ class Fitted(NamedTuple):
     columns_mean: np.ndarray
     absorbed: str | None = None
     absorbed_columns: int = 0
-
-
-def experiment_of(table: pa.Table, file: EffectsFile) -> Experiment:
-    """The columns that a config names. Raises ExperimentError for any that cannot play its part."""
-    arms, control = arms_of(table, file.treatment, file.control)
-    if not file.outcomes:
-        raise ExperimentError("outcomes: none is named; name a column of numbers")
-    return Experiment(
-        rows=table.num_rows,
-        arms=arms,
-        control=control,
-        outcomes={name: _outcome(table, name) for name in file.outcomes},
-        covariates=_covariates(table, file, file.covariates, role="covariates"),
-        modifiers=_covariates(table, file, file.modifiers, role="modifiers"),
-        segments={name: _segment(column(table, name, role="segments")) for name in file.segments},
-        weight=None if file.weights is None else _weight(table, file.weights.column, kind=file.weights.kind),
-        cluster=None if file.cluster is None else coded(table, file.cluster, role="cluster"),
-        received=None if file.received is None else _outcome(table, file.received, role="received"),
-    )
 
 
 def compressed(experiment: Experiment, file: EffectsFile) -> Iterator[tuple[Cells, Sample, tuple[str, ...]]]:
@@ -229,24 +186,6 @@ def cells_of(experiment: Experiment, file: EffectsFile, kept: np.ndarray, names:
     )
 
 
-def binned(experiment: Experiment, *, bins: int) -> tuple[Experiment, dict[str, float]]:
-    """The experiment with each number among its covariates replaced by the mean of its quantile bin; and the share of its variance lost."""
-    lossy, lost = {}, {}
-    for name, each in experiment.covariates.items():
-        if each.is_factor or name in experiment.modifiers:
-            lossy[name] = each
-            continue
-        known = each.values[~each.missing]
-        edges = np.unique(np.quantile(known, np.linspace(0.0, 1.0, bins + 1)[1:-1]))
-        code = np.searchsorted(edges, each.values, side="left")
-        means = np.bincount(code[~each.missing], known, len(edges) + 1) / np.maximum(
-            np.bincount(code[~each.missing], minlength=len(edges) + 1), 1
-        )
-        lossy[name] = each._replace(values=means[code])
-        lost[name] = float(np.mean((known - means[code[~each.missing]]) ** 2) / max(float(known.var()), np.finfo(np.float64).tiny))
-    return experiment._replace(covariates=lossy), lost
-
-
 def segments_of(experiment: Experiment, cells: Cells) -> Iterator[tuple[SegmentOf, Cells]]:
     """The cells of each level of each segment."""
     for name, each in experiment.segments.items():
@@ -289,45 +228,6 @@ def _alike(outcomes: Mapping[str, Column]) -> list[tuple[str, ...]]:
 
 def _once(columns: Sequence[Column]) -> list[Column]:
     return list({each.name: each for each in columns}.values())
-
-
-def _outcome(table: pa.Table, name: str, *, role: str = "outcomes") -> Column:
-    found = column(table, name, role=role)
-    if found.is_factor:
-        raise ExperimentError(f"{role}: column {name!r} holds words such as {(found.levels or ('',))[0]!r}; name a column of numbers")
-    return found
-
-
-def _covariates(table: pa.Table, file: EffectsFile, terms: Sequence[str], *, role: str) -> dict[str, Column]:
-    for term in terms:
-        if term in (file.treatment, *file.outcomes):
-            raise ExperimentError(f"{role}: {term!r} is the treatment or an outcome; a covariate is measured before the treatment")
-    return {term: column(table, term, role=role) for term in terms}
-
-
-def _segment(found: Column) -> Column:
-    if found.levels is not None and len(found.levels) > _MOST_SEGMENTS:
-        raise ExperimentError(
-            f"segments: column {found.name!r} has {len(found.levels)} levels, more than {_MOST_SEGMENTS}; name a coarser one"
-        )
-    if found.is_factor or len(np.unique(found.values[~found.missing])) <= _MOST_VALUES:
-        return as_factor(found, role="segments")
-    edges = np.unique(np.quantile(found.values[~found.missing], [0.25, 0.5, 0.75]))
-    ends = ["lowest", *(f"{edge:g}" for edge in edges), "highest"]
-    levels = [f"above {low} to {high}" if low != "lowest" else f"up to {high}" for low, high in itertools.pairwise(ends)]
-    return found._replace(values=np.searchsorted(edges, found.values, side="left"), levels=tuple(levels))
-
-
-def _weight(table: pa.Table, name: str, *, kind: str) -> Column:
-    found = column(table, name, role="weights")
-    if found.is_factor:
-        raise ExperimentError(f"weights: column {name!r} holds words; name a column of numbers >= 0")
-    values = found.values[~found.missing]
-    if (values < 0.0).any():
-        raise ExperimentError(f"weights: column {name!r} holds {values.min():g}; weights are >= 0")
-    if kind == "frequency" and not np.all(values == np.floor(values)):
-        raise ExperimentError(f"weights: column {name!r} holds {values[values != np.floor(values)][0]:g}; a frequency is a whole number")
-    return found
 
 
 def _key(segment: str) -> str:

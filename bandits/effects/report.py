@@ -9,7 +9,8 @@ import pyarrow as pa
 from bandits.effects.beside import bootstrap_lines, check_beside, path_lines
 from bandits.effects.cells import Cells
 from bandits.effects.config import EffectsFile
-from bandits.effects.estimate import Experiment, Fitted, binned, check_arms, check_outcome, compressed, experiment_of, fitted, segments_of
+from bandits.effects.estimate import Fitted, check_arms, check_outcome, compressed, fitted, segments_of
+from bandits.effects.experiment import Experiment, binned, experiment_of
 from bandits.effects.fit import Dropped
 from bandits.effects.received import received_line
 from bandits.effects.sample import Sample
