@@ -5,18 +5,21 @@ was being answered; every other call is run as grpcio would run it, on a pool of
 """
 
 import logging
+import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple, Protocol
 
 import grpc
 from grpc_status import rpc_status
+from prometheus_client.core import HistogramMetricFamily
 
 from serving.calls import Arrived, CallHandler, Shortcut, status_of
+from serving.certificates import Pem
 from serving.errors import ServingError
 
-__all__ = ["Answer", "Gathered", "Limits", "NativeServer", "front", "gathered"]
+__all__ = ["Answer", "FrontStages", "Gathered", "Limits", "NativeServer", "front", "gathered"]
 
 _logger = logging.getLogger(__name__)
 # An answer for the front: bytes, or a status: code, message and trailers.
@@ -55,6 +58,7 @@ class _Call(Protocol):
 
     def left_s(self) -> float | None: ...
     def is_active(self) -> bool: ...
+    def is_begun(self) -> bool: ...
     def read(self) -> bytes | None: ...
     def write(self, message: bytes, *, wait: bool = True) -> bool: ...
     def finish(self, code: int, message: str, trailers: list[tuple[str, bytes]]) -> None: ...
@@ -89,6 +93,21 @@ def front() -> Any:
     return slateloop_front
 
 
+class FrontStages:
+    """What Prometheus reads of a front: how long batches took, by stage."""
+
+    def __init__(self, read: Callable[[], Iterable[tuple[str, tuple[list[tuple[float, int]], float]]]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """`wait`: of the first call of a batch until it is taken; `answer`: of the batch; `send`: until HTTP/2 has its last answer."""
+        family = HistogramMetricFamily("slateloop_front_seconds", "Time of a stage of the native front, for a batch.", labels=["stage"])
+        for stage, (buckets, total_s) in self._read():
+            bounds = [("+Inf" if math.isinf(bound) else f"{bound:g}", float(count)) for bound, count in buckets]
+            family.add_metric([stage], bounds, total_s)
+        yield family
+
+
 class NativeServer:
     """What `grpc.Server` offers, as far as this room uses it."""
 
@@ -97,9 +116,12 @@ class NativeServer:
     ) -> None:
         """`handlers` are asked in turn for each call; `gathered` is answered apart from them. Raises ServingError without the front."""
         self._pool, self._handlers, self._gathered, self._shares_port = pool, list(handlers), gathered, shares_port
+        self._stopping = False
         about = {"gathered": gathered.name, "most": gathered.most, "with_metadata": gathered.with_metadata}
         self._front = front().Front(**about, **limits._asdict())
-        self._thread = threading.Thread(target=self._front.run, args=(gathered.answer_all, self._begin), name="native", daemon=True)
+        #: For the registry of a server's metrics.
+        self.stages = FrontStages(self._front.stages)
+        self._thread = threading.Thread(target=self._run, name="native", daemon=True)
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """More handlers, asked after those before."""
@@ -112,6 +134,14 @@ class NativeServer:
         """Listens at an address and returns the port. Raises RuntimeError where it can't be bound."""
         return int(self._front.bind(address, shares_port=self._shares_port))
 
+    def add_tls_port(self, address: str, pem: Pem) -> int:
+        """As `add_insecure_port`, encrypted. Raises ValueError for PEM that does not belong together."""
+        return int(self._front.bind(address, shares_port=self._shares_port, tls=tuple(pem)))
+
+    def renew(self, pem: Pem) -> None:
+        """Encrypts new connections by another certificate. Raises ValueError, and then nothing has changed."""
+        self._front.renew(tuple(pem))
+
     def start(self) -> None:
         """Answers, until `stop`."""
         self._thread.start()
@@ -119,9 +149,14 @@ class NativeServer:
 
     def stop(self, grace: float | None) -> threading.Event:
         """Takes no more connections and gives running calls `grace` seconds. The event is set when all is closed."""
-        stopped = threading.Event()
+        self._stopping, stopped = True, threading.Event()
         threading.Thread(target=self._stop, args=(grace or 0.0, stopped), name="native-stop", daemon=True).start()
         return stopped
+
+    def _run(self) -> None:
+        self._front.run(self._gathered.answer_all, self._begin)
+        if not self._stopping:
+            _logger.critical("the native front has ended by itself: nothing is answered any more; start this server again")
 
     def _stop(self, grace_s: float, stopped: threading.Event) -> None:
         self._front.stop(grace_s)
@@ -223,6 +258,9 @@ def _converse(handler: Any, call: _Call, context: _Context) -> None:
 
 
 def _only_message(call: _Call, context: _Context) -> bytes:
+    if not call.is_begun():
+        # We hear of a call with its first message, or when that is late; a thread that waits for it would be lost to others.
+        context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "message: has not come within deadline_cap_s; send it whole")
     message = call.read()
     if message is None:
         context.abort(grpc.StatusCode.INVALID_ARGUMENT, "message: none came; send one")

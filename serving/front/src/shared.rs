@@ -7,7 +7,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, Notify};
 
 use crate::inbox::Inbox;
-use crate::reply::{Outcome, Reply};
+use crate::reply::Answered;
+use crate::stages::Stages;
+
+// As many messages of the largest size; of usual ones it is far more than run at once.
+const HELD_MESSAGES: usize = 16;
 
 /// The limits of a front, as the server's own config names them.
 #[derive(Clone, Debug)]
@@ -25,25 +29,36 @@ pub struct Limits {
     pub with_metadata: bool,
 }
 
+impl Limits {
+    /// Bytes of messages that all calls together may hold: without it, few callers with a large message each take all of the memory.
+    pub fn most_held(&self) -> usize {
+        HELD_MESSAGES * self.max_message_bytes
+    }
+}
+
 pub struct Shared {
     pub limits: Limits,
     pub inbox: Inbox,
     /// Told when a call came while the Python thread sleeps.
     pub arrived: Notify,
-    pub outbox: mpsc::UnboundedSender<Vec<(Reply, Outcome)>>,
+    pub outbox: mpsc::UnboundedSender<Answered>,
+    pub stages: Stages,
     running: AtomicUsize,
+    /// Bytes of messages that have come and are not answered.
+    held: AtomicUsize,
 }
 
 impl Shared {
-    pub fn new(limits: Limits, outbox: mpsc::UnboundedSender<Vec<(Reply, Outcome)>>) -> Self {
+    pub fn new(limits: Limits, outbox: mpsc::UnboundedSender<Answered>) -> Self {
         let inbox = Inbox::new(limits.most);
-        Shared { limits, inbox, arrived: Notify::new(), outbox, running: AtomicUsize::new(0) }
+        let (arrived, stages) = (Notify::new(), Stages::default());
+        Shared { limits, inbox, arrived, outbox, stages, running: AtomicUsize::new(0), held: AtomicUsize::new(0) }
     }
 
     /// Leave to run one more call, until the ticket is dropped; None where as many run as may.
     pub fn ticket(self: &Arc<Self>) -> Option<Ticket> {
         if self.running.fetch_add(1, Ordering::Relaxed) < self.limits.max_concurrent_rpcs {
-            return Some(Ticket(self.clone()));
+            return Some(Ticket { shared: self.clone(), held: 0 });
         }
         self.running.fetch_sub(1, Ordering::Relaxed);
         None
@@ -55,11 +70,26 @@ impl Shared {
     }
 }
 
-/// One call that runs.
-pub struct Ticket(Arc<Shared>);
+/// One call that runs, and the bytes of its messages that are held for it.
+pub struct Ticket {
+    shared: Arc<Shared>,
+    held: usize,
+}
+
+impl Ticket {
+    /// Holds so many bytes for the call from now on. False: the calls that run would hold more than they may together.
+    pub fn hold(&mut self, bytes: usize) -> bool {
+        let shared = &self.shared;
+        let before = shared.held.fetch_add(bytes, Ordering::Relaxed);
+        shared.held.fetch_sub(self.held, Ordering::Relaxed);
+        let grows = bytes > std::mem::replace(&mut self.held, bytes);
+        !grows || before + bytes <= shared.limits.most_held()
+    }
+}
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
+        self.shared.held.fetch_sub(self.held, Ordering::Relaxed);
+        self.shared.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
