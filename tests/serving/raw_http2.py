@@ -9,7 +9,19 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple
 
-__all__ = ["CONTINUATION", "DATA", "END_HEADERS", "END_STREAM", "GOAWAY", "HEADERS", "RST_STREAM", "Frame", "RawConnection", "call_headers"]
+__all__ = [
+    "CONTINUATION",
+    "DATA",
+    "END_HEADERS",
+    "END_STREAM",
+    "GOAWAY",
+    "HEADERS",
+    "RST_STREAM",
+    "SETTINGS",
+    "Frame",
+    "RawConnection",
+    "call_headers",
+]
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
 END_STREAM, ACK, END_HEADERS = 1, 1, 4

@@ -1,5 +1,6 @@
 """The native front end by itself: batches, limits, and callers that mean harm. What it has in common with grpcio is tested with that."""
 
+import itertools
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -14,14 +15,25 @@ from bandits.config import TaskPolicy
 from bandits.first import ensure_champion
 from bandits.store import Store
 from protos.events_pb2 import Event
-from protos.policy_pb2 import SelectRequest
+from protos.policy_pb2 import GetPolicyRequest, SelectRequest
 from serving import engine, native
 from serving.calls import Arrived, CallHandler
 from serving.client import PolicyClient
 from serving.errors import RequestRefused, ServerFault
 from serving.server import Server
 from tests.serving.kit import FRONTS, native_only, records_of, select_request, serving_from
-from tests.serving.raw_http2 import CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, RawConnection, call_headers
+from tests.serving.raw_http2 import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    RST_STREAM,
+    SETTINGS,
+    RawConnection,
+    call_headers,
+)
 
 pytestmark = native_only
 SELECT = "/slateloop.v1.PolicyService/Select"
@@ -97,12 +109,17 @@ def calls_of(address: str, requests: list[SelectRequest]) -> tuple[list[Any], Ca
 
 def wait_until_running(server: Server, count: int) -> None:
     """Returns when so many calls run or wait; a counter of the front tells."""
+    wait_until(lambda: server._grpc._front.running >= count)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Returns when something holds."""
     turn = threading.Event()
     for _ in range(3_000):
-        if server._grpc._front.running >= count:
+        if holds():
             return
         turn.wait(0.01)
-    raise AssertionError(f"{server._grpc._front.running} calls run, not {count}")
+    raise AssertionError("not within half a minute")
 
 
 def test_calls_that_come_while_a_batch_is_decided_are_the_next_batch(
@@ -141,11 +158,13 @@ def test_a_request_that_breaks_the_engine_breaks_it_for_nobody_else(
         return decide(asked)
 
     monkeypatch.setattr("serving.engine.decide", breaking)
-    calls, close = calls_of(server.address, [select_request(shop, unit=unit, request_id=unit) for unit in ("a", "poison", "b")])
+    # Explained, they are the engine's to answer.
+    asked = [select_request(shop, unit=unit, request_id=unit, explain=True) for unit in ("a", "poison", "b")]
+    calls, close = calls_of(server.address, asked)
     assert [call.code() for call in calls] == [grpc.StatusCode.OK, grpc.StatusCode.INTERNAL, grpc.StatusCode.OK]
     close()
     with PolicyClient(server.address) as caller, pytest.raises(ServerFault) as caught:
-        caller.send_select(select_request(shop, unit="poison", request_id="again"))
+        caller.send_select(select_request(shop, unit="poison", request_id="again", explain=True))
     assert "secret" not in str(caught.value)
 
 
@@ -206,6 +225,47 @@ def test_a_message_that_never_comes_gives_its_place_back(tmp_path: Path, tasks: 
         connection.send(HEADERS, call_headers(SELECT), flags=END_HEADERS, stream=1)
         connection.send(DATA, framed(bytes(100))[:50], stream=1)
         assert b"deadline_cap_s" in headers_of(connection, 1) or slow._grpc._front.running == 0
+
+
+def test_a_stream_that_never_begins_gives_its_place_back(tmp_path: Path, tasks: Path) -> None:
+    with serving_from(tmp_path, tasks, front="native", deadline_cap_s=0.05, max_concurrent_rpcs=1) as slow:
+        for method in ("Feedback", "SelectBatch"):
+            with RawConnection(slow.address) as connection:
+                connection.send(HEADERS, call_headers(f"/slateloop.v1.PolicyService/{method}"), flags=END_HEADERS, stream=1)
+                assert headers_of(connection, 1)
+        wait_until(lambda: slow._grpc._front.running == 0)
+
+
+def test_messages_that_come_at_once_hold_no_more_memory_than_they_may(tmp_path: Path, tasks: Path) -> None:
+    """Sixteen of the largest may wait for their ends; who is one too many is refused, and nobody else."""
+    with (
+        serving_from(tmp_path, tasks, front="native", max_message_bytes=1 << 10, deadline_cap_s=30.0) as small,
+        RawConnection(small.address) as connection,
+    ):
+        for stream in range(1, 42, 2):
+            connection.send(HEADERS, call_headers(SELECT), flags=END_HEADERS, stream=stream)
+            connection.send(DATA, framed(bytes(1 << 10))[:1000], stream=stream)
+        refused = (frame.stream for frame in connection.frames() if frame.kind == HEADERS)
+        assert list(itertools.islice(refused, 5)) == [33, 35, 37, 39, 41]
+        assert small._grpc._front.running == 16
+
+
+@pytest.mark.slow
+def test_a_caller_that_takes_no_answer_is_let_go(server: Server) -> None:
+    """Its window is shut; after twenty seconds its place is free."""
+    with RawConnection(server.address, timeout_s=60.0) as connection:
+        connection.send(SETTINGS, struct.pack(">HI", 4, 0))
+        connection.send(HEADERS, call_headers("/slateloop.v1.PolicyService/GetPolicy"), flags=END_HEADERS, stream=1)
+        connection.send(DATA, framed(GetPolicyRequest(task="shop").SerializeToString()), flags=END_STREAM, stream=1)
+        assert any(frame.kind == RST_STREAM and frame.stream == 1 for frame in connection.frames())
+
+
+def test_the_stages_of_batches_are_measured(server: Server, shop: TaskPolicy) -> None:
+    with PolicyClient(server.address) as caller:
+        assert caller.send_select(select_request(shop)).logged
+    for stage in ("wait", "answer", "send"):
+        counted = server.metrics.registry.get_sample_value("slateloop_front_seconds_count", {"stage": stage})
+        assert counted is not None and counted >= 1
 
 
 @pytest.mark.parametrize(
