@@ -8,18 +8,7 @@ import pydantic
 
 from protos import config
 
-__all__ = ["Limits", "ServerConfig", "Tls", "Traffic", "load_server_config"]
-
-
-class Tls(config.StrictModel):
-    """The section `tls` of the server's file: PEM files, read again when they change."""
-
-    #: The server's certificate, and those between it and its authority.
-    certificate: Path
-    #: Its private key.
-    key: Path
-    #: Whose clients are taken: certificates of authorities. None = clients need no certificate.
-    client_ca: Path | None = None
+__all__ = ["Limits", "ServerConfig", "Traffic", "load_server_config"]
 
 
 class ServerConfig(config.StrictModel):
@@ -27,8 +16,6 @@ class ServerConfig(config.StrictModel):
 
     #: Where to listen, `host:port`; port 0 takes any free one.
     address: str = pydantic.Field(default="127.0.0.1:50051", pattern=r"^.+:\d{1,5}$")
-    #: Encrypts what is served at `address`; None = it is not.
-    tls: Tls | None = None
     #: Processes that share the port and the logs, 1..64; each has `threads` and its own memory of requests.
     workers: int = pydantic.Field(default=1, ge=1, le=64)
     #: What takes the calls. `grpcio` is everywhere; `native` serves several times as many and needs slateloop[front].

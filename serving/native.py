@@ -16,15 +16,16 @@ from grpc_status import rpc_status
 from prometheus_client.core import HistogramMetricFamily
 
 from serving.calls import Arrived, CallHandler, Shortcut, status_of
-from serving.certificates import Pem
 from serving.errors import ServingError
 
-__all__ = ["Answer", "FrontStages", "Gathered", "Limits", "NativeServer", "front", "gathered"]
+__all__ = ["Answer", "FrontStages", "Gathered", "Limits", "NativeServer", "PemFiles", "front", "gathered"]
 
 _logger = logging.getLogger(__name__)
 # An answer for the front: bytes, or a status: code, message and trailers.
 Answer = bytes | tuple[int, str, list[tuple[str, bytes]]]
 _OK = 0
+# How often changed certificates are looked for: they expire in days.
+_LOOK_S = 1.0
 
 
 class Gathered(NamedTuple):
@@ -40,14 +41,28 @@ class Gathered(NamedTuple):
     with_metadata: bool
 
 
+class PemFiles(Protocol):
+    """Files of a server's certificate: chain, key, and authorities of clients or None, as PEM."""
+
+    @property
+    def pem(self) -> tuple[bytes, bytes, bytes | None]:
+        """As they were read."""
+
+    def changed(self) -> tuple[bytes, bytes, bytes | None] | None:
+        """Others than at the last question; None where they are the same, or do not belong together yet."""
+
+
 class Limits(NamedTuple):
-    """What the front refuses: sizes in bytes, calls at once, and a message that takes longer than the cap to come."""
+    """What the front refuses: sizes in bytes, calls at once, and a message that takes longer than the cap to come. A connection is closed
+    that has had no call for `max_idle_s`, and after `max_age_s` (None: never) once its calls have ended."""
 
     max_message_bytes: int
     max_concurrent_rpcs: int
     deadline_cap_s: float
     # As grpcio has it.
     max_metadata_bytes: int = 16 << 10
+    max_idle_s: float = 900.0
+    max_age_s: float | None = None
 
 
 class _Call(Protocol):
@@ -116,7 +131,7 @@ class NativeServer:
     ) -> None:
         """`handlers` are asked in turn for each call; `gathered` is answered apart from them. Raises ServingError without the front."""
         self._pool, self._handlers, self._gathered, self._shares_port = pool, list(handlers), gathered, shares_port
-        self._stopping = False
+        self._stopping = threading.Event()
         about = {"gathered": gathered.name, "most": gathered.most, "with_metadata": gathered.with_metadata}
         self._front = front().Front(**about, **limits._asdict())
         #: For the registry of a server's metrics.
@@ -134,13 +149,25 @@ class NativeServer:
         """Listens at an address and returns the port. Raises RuntimeError where it can't be bound."""
         return int(self._front.bind(address, shares_port=self._shares_port))
 
-    def add_tls_port(self, address: str, pem: Pem) -> int:
-        """As `add_insecure_port`, encrypted. Raises ValueError for PEM that does not belong together."""
-        return int(self._front.bind(address, shares_port=self._shares_port, tls=tuple(pem)))
+    def add_secure_port(self, address: str, files: PemFiles) -> int:
+        """As `add_insecure_port`, with TLS and, where authorities are named, client certificates. Files that change are taken by new
+        connections within a second. Raises ValueError for PEM that does not belong together."""
+        port = int(self._front.bind(address, shares_port=self._shares_port, tls=tuple(files.pem)))
+        threading.Thread(target=self._follow, args=(files,), name="certificates", daemon=True).start()
+        return port
 
-    def renew(self, pem: Pem) -> None:
-        """Encrypts new connections by another certificate. Raises ValueError, and then nothing has changed."""
-        self._front.renew(tuple(pem))
+    def _follow(self, files: PemFiles) -> None:
+        while not self._stopping.wait(_LOOK_S):
+            self.look(files)
+
+    def look(self, files: PemFiles) -> None:
+        """One look at the files: new connections are encrypted by what they hold. What cannot be used changes nothing."""
+        try:
+            changed = files.changed()
+            if changed is not None:
+                self._front.renew(tuple(changed))
+        except Exception as error:
+            _logger.error("tls: the certificate before stays in use", exc_info=error)
 
     def start(self) -> None:
         """Answers, until `stop`."""
@@ -149,13 +176,14 @@ class NativeServer:
 
     def stop(self, grace: float | None) -> threading.Event:
         """Takes no more connections and gives running calls `grace` seconds. The event is set when all is closed."""
-        self._stopping, stopped = True, threading.Event()
+        self._stopping.set()
+        stopped = threading.Event()
         threading.Thread(target=self._stop, args=(grace or 0.0, stopped), name="native-stop", daemon=True).start()
         return stopped
 
     def _run(self) -> None:
         self._front.run(self._gathered.answer_all, self._begin)
-        if not self._stopping:
+        if not self._stopping.is_set():
             _logger.critical("the native front has ended by itself: nothing is answered any more; start this server again")
 
     def _stop(self, grace_s: float, stopped: threading.Event) -> None:

@@ -24,8 +24,7 @@ from protos.task import TaskFile
 from serving.bounds import LogBounds, LogGuard
 from serving.calls import CallHandler, Method, Shortcut, Stream
 from serving.catalogues import CatalogueFile
-from serving.certificates import CertificateWatch, dynamic_credentials, read_pem
-from serving.config import ServerConfig, Tls
+from serving.config import ServerConfig
 from serving.decision_log import LogWriter, Stamp, stamp_append, stamp_decision
 from serving.engine import Engine
 from serving.errors import ServingError
@@ -97,7 +96,7 @@ class Server:
         #: Where Prometheus may ask, or empty.
         self.metrics_address = ""
         self._ready = self._drained = False
-        self._threads: list[SnapshotWatch | Heartbeats | CertificateWatch] = []
+        self._threads: list[SnapshotWatch | Heartbeats] = []
         self._grpc = self._grpc_server()
         self.port = self._bind()
 
@@ -119,7 +118,7 @@ class Server:
             holder.refresh_catalogue()
             holder.start()
             _logger.info("task %s: warm after %.1f s, %s decides", key[1], time.monotonic() - started_s, holder.served.deciding.digest)
-        self._threads += [
+        self._threads = [
             SnapshotWatch(list(self._holders.values()), poll_s=self._config.poll_s, jitter_s=self._config.reload_jitter_s),
             Heartbeats(self._decisions, append=self._append_heartbeat, every_s=self._config.heartbeat_s, now_us=now_us),
         ]
@@ -255,21 +254,9 @@ class Server:
 
     def _bind(self) -> int:
         try:
-            return self._bind_encrypted(self._config.tls) if self._config.tls else int(self._grpc.add_insecure_port(self._config.address))
-        except ValueError as error:
-            raise ServingError(str(error)) from error
+            return int(self._grpc.add_insecure_port(self._config.address))
         except RuntimeError as error:
             raise ServingError(f"address: {self._config.address!r} cannot be bound; give a free host:port (port 0 takes any)") from error
-
-    def _bind_encrypted(self, tls: Tls) -> int:
-        pem, address = read_pem(tls), self._config.address
-        if isinstance(self._grpc, NativeServer):
-            port, renew = self._grpc.add_tls_port(address, pem), self._grpc.renew
-        else:
-            credentials, renew = dynamic_credentials(pem)
-            port = int(self._grpc.add_secure_port(address, credentials))
-        self._threads.append(CertificateWatch(tls, known=pem, renew=renew))
-        return port
 
     def _set_health(self, status: int) -> None:
         for name in ("", _SERVICE, *(rules.name for rules in self._rules())):

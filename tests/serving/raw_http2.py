@@ -72,8 +72,10 @@ class RawConnection:
         """The frames that come, until the peer closes or resets the connection."""
         try:
             while (head := self._read(9)) is not None:
-                size = int.from_bytes(head[:3], "big")
-                yield Frame(head[3], head[4], int.from_bytes(head[5:], "big"), self._read(size) or b"")
+                frame = Frame(head[3], head[4], int.from_bytes(head[5:], "big"), self._read(int.from_bytes(head[:3], "big")) or b"")
+                if frame.kind == PING and not frame.flags & ACK:
+                    self.send(PING, frame.payload, flags=ACK)
+                yield frame
         except ConnectionError:
             return
 

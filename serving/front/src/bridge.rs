@@ -29,6 +29,7 @@ pub async fn converse(
 ) {
     let taken = state.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(mut receiver) = taken else { return };
+    let _ending = Ending(state.clone());
     let mut stream = None;
     let early = tokio::select! {
         biased;
@@ -42,8 +43,15 @@ pub async fn converse(
             None => refuse(&mut respond, &status),
         }
     }
-    state.end();
-    drop(ticket);
+}
+
+/// Ends a call when its conversation does, also where that is dropped with the runtime: a thread of Python may wait for it.
+struct Ending(Arc<CallState>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 /// Reads until the call ends; a status where the call must end because of what was read. Python hears of the call with its first message,

@@ -27,12 +27,12 @@ pub enum Lost {
 }
 
 /// Takes a call: reads as much of it as is here, and leaves the rest to a task.
-pub async fn begin(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, shared: &Arc<Shared>) {
+pub async fn begin(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, shared: &Arc<Shared>, connection: &Arc<()>) {
     if request.method() != Method::POST || !is_grpc(request.headers()) {
         tokio::spawn(refuse_other(request.into_body(), respond));
         return;
     }
-    let (messages, ticket) = match admitted(request.headers(), shared) {
+    let (messages, ticket) = match admitted(request.headers(), shared, connection) {
         Ok(found) => found,
         Err(status) => return refuse(&mut respond, &status),
     };
@@ -62,7 +62,7 @@ async fn refuse_other(mut body: RecvStream, mut respond: SendResponse<Bytes>) {
     }
 }
 
-fn admitted(headers: &HeaderMap, shared: &Arc<Shared>) -> Result<(Messages, Ticket), Status> {
+fn admitted(headers: &HeaderMap, shared: &Arc<Shared>, connection: &Arc<()>) -> Result<(Messages, Ticket), Status> {
     let limits = &shared.limits;
     if size(headers) > limits.max_metadata_bytes {
         return Err(Status::new(RESOURCE_EXHAUSTED, format!("metadata: is too large; send at most {} bytes", limits.max_metadata_bytes)));
@@ -72,7 +72,7 @@ fn admitted(headers: &HeaderMap, shared: &Arc<Shared>) -> Result<(Messages, Tick
         status.trailers.push(("grpc-accept-encoding".into(), b"identity,gzip,deflate".to_vec()));
         return Err(status);
     };
-    let Some(ticket) = shared.ticket() else {
+    let Some(ticket) = shared.ticket(connection) else {
         let text = format!("max_concurrent_rpcs: {} calls run or wait; send fewer at once", limits.max_concurrent_rpcs);
         return Err(Status::new(RESOURCE_EXHAUSTED, text));
     };

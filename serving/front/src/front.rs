@@ -37,7 +37,8 @@ pub struct Front {
 #[pymethods]
 impl Front {
     #[new]
-    #[pyo3(signature = (*, gathered, most, max_message_bytes, max_metadata_bytes, max_concurrent_rpcs, deadline_cap_s, with_metadata))]
+    #[pyo3(signature = (*, gathered, most, max_message_bytes, max_metadata_bytes, max_concurrent_rpcs, deadline_cap_s, max_idle_s = 900.0, max_age_s = None, with_metadata))]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         gathered: String,
         most: usize,
@@ -45,11 +46,23 @@ impl Front {
         max_metadata_bytes: usize,
         max_concurrent_rpcs: usize,
         deadline_cap_s: f64,
+        max_idle_s: f64,
+        max_age_s: Option<f64>,
         with_metadata: bool,
     ) -> PyResult<Self> {
-        let deadline_cap = Duration::try_from_secs_f64(deadline_cap_s)
-            .map_err(|error| PyValueError::new_err(format!("deadline_cap_s: {deadline_cap_s} is refused ({error}); give seconds")))?;
-        let limits = Limits { gathered, most, max_message_bytes, max_metadata_bytes, max_concurrent_rpcs, deadline_cap, with_metadata };
+        let (deadline_cap, max_idle) = (seconds("deadline_cap_s", deadline_cap_s)?, seconds("max_idle_s", max_idle_s)?);
+        let max_age = max_age_s.map(|given| seconds("max_age_s", given)).transpose()?;
+        let limits = Limits {
+            gathered,
+            most,
+            max_message_bytes,
+            max_metadata_bytes,
+            max_concurrent_rpcs,
+            deadline_cap,
+            max_idle,
+            max_age,
+            with_metadata,
+        };
         let (outbox, replies) = mpsc::unbounded_channel();
         let stage = Stage { outbox: Some(replies), ..Stage::default() };
         let (shared, stopping) = (Arc::new(Shared::new(limits, outbox)), watch::Sender::new(None));
@@ -128,6 +141,10 @@ impl Front {
     fn stage(&self) -> std::sync::MutexGuard<'_, Stage> {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn seconds(name: &str, given: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(given).map_err(|error| PyValueError::new_err(format!("{name}: {given} is refused ({error}); give seconds")))
 }
 
 /// Closes the inbox when the I/O thread ends.

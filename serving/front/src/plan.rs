@@ -134,7 +134,8 @@ impl Plan {
     ) -> PyResult<()> {
         let mut state = self.state();
         let State { groups, bodies, responses, .. } = &mut *state;
-        let group = groups.get(group).ok_or_else(|| PyValueError::new_err(format!("group: there is no {group}; give one of the plan's")))?;
+        let group =
+            groups.get(group).ok_or_else(|| PyValueError::new_err(format!("group: there is no {group}; give one of the plan's")))?;
         let cells = sound.len() * group.slots;
         if (slates.len(), numerators.len(), scores.len()) != (4 * cells, 4 * cells, 8 * cells) {
             return Err(PyValueError::new_err(format!("make: the columns do not have {} x {} cells", sound.len(), group.slots)));

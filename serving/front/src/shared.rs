@@ -25,6 +25,9 @@ pub struct Limits {
     pub max_concurrent_rpcs: usize,
     /// Longest that a call waits for its answer to begin.
     pub deadline_cap: Duration,
+    /// A connection is closed that has had no call for so long, and any after its age once its calls have ended.
+    pub max_idle: Duration,
+    pub max_age: Option<Duration>,
     /// Does Python want the metadata of gathered calls?
     pub with_metadata: bool,
 }
@@ -56,9 +59,9 @@ impl Shared {
     }
 
     /// Leave to run one more call, until the ticket is dropped; None where as many run as may.
-    pub fn ticket(self: &Arc<Self>) -> Option<Ticket> {
+    pub fn ticket(self: &Arc<Self>, connection: &Arc<()>) -> Option<Ticket> {
         if self.running.fetch_add(1, Ordering::Relaxed) < self.limits.max_concurrent_rpcs {
-            return Some(Ticket { shared: self.clone(), held: 0 });
+            return Some(Ticket { shared: self.clone(), held: 0, _connection: connection.clone() });
         }
         self.running.fetch_sub(1, Ordering::Relaxed);
         None
@@ -74,6 +77,8 @@ impl Shared {
 pub struct Ticket {
     shared: Arc<Shared>,
     held: usize,
+    /// Tells its connection that a call runs.
+    _connection: Arc<()>,
 }
 
 impl Ticket {

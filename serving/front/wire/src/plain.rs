@@ -239,13 +239,7 @@ mod tests {
 
     fn listed(encoded: &[u8]) -> Option<Listed> {
         let count = encoded.iter().filter(|byte| **byte == 1).count();
-        Some(Listed {
-            encoded: encoded.to_vec(),
-            count,
-            width: 8,
-            logged_heads: Vec::new(),
-            answered_heads: Vec::new(),
-        })
+        Some(Listed { encoded: encoded.to_vec(), count, width: 8, logged_heads: Vec::new(), answered_heads: Vec::new() })
     }
 
     const SOUND: &[u8] = b"\x12\x04shop\x1a\x01u\x2a\x0c\x12\x0812345678\x1a\x00\x32\x10\x0a\x01a\x0a\x01b\x22\x08abcdefgh\x40\x02";
