@@ -1,6 +1,7 @@
 """What the native reader and writer make of plain requests is, byte for byte, what the engine makes of them."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -152,6 +153,21 @@ def test_a_batch_is_answered_as_the_engine_answers_it(count: int, world: World) 
     expected = world.engine.answer([SelectRequest.FromString(message) for message in messages])
     assert answer == results(expected) and len(world.framed) == 1
     assert sorted(payloads(world.framed)) == sorted(decision_payloads(world.bodies, NOW_US))
+
+
+def test_threads_that_plan_at_the_same_time_each_get_their_own_answers(world: World) -> None:
+    """Calls of Select and of SelectBatch meet in one planner, which asks Python for what it does not know."""
+    batch = SelectBatchRequest(requests=[SelectRequest.FromString(body("named candidates"))] * 3).SerializeToString()
+
+    def both(number: int) -> bool:
+        (answer,) = world.planned.answer([body("named candidates", unit_id=f"u{number}", request_id=f"thread-{number}")])
+        ready = world.planned.read_batch(batch)
+        assert answer is not None and ready is not None
+        results_of = SelectBatchResponse.FromString(world.planned.answer_batch(ready) or b"").results
+        return SelectResponse.FromString(answer).request_id == f"thread-{number}" and len(results_of) == 3
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(both, range(64), timeout=60))
 
 
 def test_a_batch_of_which_not_all_is_plain_is_left_whole(world: World) -> None:

@@ -84,11 +84,10 @@ pub struct Ticket {
 impl Ticket {
     /// Holds so many bytes for the call from now on. False: the calls that run would hold more than they may together.
     pub fn hold(&mut self, bytes: usize) -> bool {
-        let shared = &self.shared;
+        let (shared, own) = (&self.shared, std::mem::replace(&mut self.held, bytes));
         let before = shared.held.fetch_add(bytes, Ordering::Relaxed);
-        shared.held.fetch_sub(self.held, Ordering::Relaxed);
-        let grows = bytes > std::mem::replace(&mut self.held, bytes);
-        !grows || before + bytes <= shared.limits.most_held()
+        shared.held.fetch_sub(own, Ordering::Relaxed);
+        bytes <= own || before + bytes - own <= shared.limits.most_held()
     }
 }
 
