@@ -9,12 +9,13 @@ processes that write one log in turn (`turns`) see that another has closed it.
 import logging
 import os
 import stat
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from protos.events_pb2 import Event
-from protos.framing import Damage, Record, frame, frame_head, records
+from protos.framing import Damage, Record, begun, frame, records
 from protos.log_files import segment_path, segments
 from serving.errors import LogUnavailable
 from serving.group_sync import GroupSync
@@ -44,22 +45,31 @@ def stamp_decision(event: Event, now_us: int) -> None:
 
 def decision_payloads(bodies: Iterable[bytes], now_us: int) -> Iterator[bytes]:
     """Serialised Events of serialised Decisions, with their times."""
-    return map(b"".join, _decision_parts(bodies, now_us))
-
-
-def _decision_parts(bodies: Iterable[bytes], now_us: int) -> Iterator[tuple[bytes, bytes, bytes]]:
-    time = varint(now_us)
-    times = b"\x38" + time + b"\x78" + time
-    own = len(time) + 1
+    times, own = _times(now_us)
     for body in bodies:
-        yield head(b"\x0a", len(body) + own), body, times
+        yield b"".join((head(b"\x0a", len(body) + own), body, times))
 
 
-def _framed(bodies: Iterable[bytes], now_us: int) -> Iterator[bytes]:
-    """The records of decisions, in parts: a body is copied once, into what is written."""
-    for parts in _decision_parts(bodies, now_us):
-        yield frame_head(*parts)
-        yield from parts
+def _times(now_us: int) -> tuple[bytes, int]:
+    """What follows the body of a Decision in its Event: its own time and the append's; and how much of that is the Decision's."""
+    time = varint(now_us)
+    return b"\x38" + time + b"\x78" + time, len(time) + 1
+
+
+def _framed(bodies: Iterable[bytes], now_us: int) -> list[bytes]:
+    """The records of decisions, in parts: a body is copied once, into what is written. Most bodies of a batch have one length, and what
+    stands before them is then made once."""
+    (times, own), parts = _times(now_us), []
+    size, event, record, started = -1, b"", b"", 0
+    for body in bodies:
+        if len(body) != size:
+            size = len(body)
+            event = head(b"\x0a", size + own)
+            record, started = begun(len(event) + size + len(times))
+            started = zlib.crc32(event, started)
+        crc = zlib.crc32(times, zlib.crc32(body, started))
+        parts += (record, crc.to_bytes(4, "little"), event, body, times)
+    return parts
 
 
 class _Segment(NamedTuple):

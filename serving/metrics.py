@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from serving.bounds import LogGuard
 from serving.observers import Observed, Observer
 from serving.shipping import Lag, Shipper
 from serving.snapshots import SnapshotHolder
@@ -24,7 +23,7 @@ class Watched(NamedTuple):
     holders: Iterable[SnapshotHolder]
     lags: Mapping[str, Callable[[], Lag]]
     shippers: Mapping[str, Shipper]
-    guards: Mapping[str, LogGuard]
+    blocked: Mapping[str, Callable[[], bool]]
 
 
 class Metrics(Observer):
@@ -108,7 +107,7 @@ class _Watcher:
         age = GaugeMetricFamily("slateloop_shipping_lag_seconds", "Age of the oldest record that the broker does not have.", labels=["log"])
         retries = CounterMetricFamily("slateloop_shipping_retries", "Chunks that were sent again.", labels=["log"])
         fatal = CounterMetricFamily("slateloop_shipping_fatal_errors", "Producers that ended fatally.", labels=["log"])
-        blocked = GaugeMetricFamily("slateloop_log_blocked", "1 while a log takes nothing.", labels=["log"])
+        blocked = GaugeMetricFamily("slateloop_log_blocked", "1 while a log takes nothing: a bound, or the disk.", labels=["log"])
         for name, ask in self._watched.lags.items():
             lag = ask()
             size.add_metric([name], lag.size_bytes)
@@ -116,6 +115,6 @@ class _Watcher:
         for name, shipper in self._watched.shippers.items():
             retries.add_metric([name], shipper.retries)
             fatal.add_metric([name], shipper.fatal_errors)
-        for name, guard in self._watched.guards.items():
-            blocked.add_metric([name], float(bool(guard.reason)))
+        for name, takes_nothing in self._watched.blocked.items():
+            blocked.add_metric([name], float(takes_nothing()))
         return (size, age, retries, fatal, blocked)

@@ -87,11 +87,11 @@ class Server:
         self._decisions = self._log(logs / DECISIONS, stamp_decision)
         self._feedback = self._log(logs / FEEDBACK, stamp_append)
         self._health = health.HealthServicer()
-        self._log_health = LogHealth(self._log_changed)
+        self._log_health = {DECISIONS: LogHealth(DECISIONS, self._log_changed), FEEDBACK: LogHealth(FEEDBACK)}
         self.metrics = Metrics(now_us=now_us)
         self._shippers = {name: self._shipper(logs / name) for name in (DECISIONS, FEEDBACK) if config.bootstrap and part.ships}
         self._guards = {name: self._guard(logs / name) for name in (DECISIONS, FEEDBACK)}
-        self.metrics.watch(Watched(list(self._holders.values()), self._lags(logs), self._shippers, self._guards))
+        self.metrics.watch(Watched(list(self._holders.values()), self._lags(logs), self._shippers, self._blocked()))
         self._metrics_server: Any = None
         #: Where Prometheus may ask, or empty.
         self.metrics_address = ""
@@ -164,6 +164,14 @@ class Server:
         bounds = LogBounds(config.log_max_bytes, config.log_max_age_s, config.disk_reserve)
         return LogGuard(log, bounds, lag=lambda: self._lag(log), now_s=time.monotonic)
 
+    def _blocked(self) -> dict[str, Callable[[], bool]]:
+        """Whether each log takes nothing: as its bounds last stood, or as its last append ended."""
+
+        def blocked(name: str) -> bool:
+            return bool(self._guards[name].reason) or not self._log_health[name].takes
+
+        return {name: functools.partial(blocked, name) for name in (DECISIONS, FEEDBACK)}
+
     def _lags(self, logs: Path) -> dict[str, Callable[[], Lag]]:
         return {name: functools.partial(self._lag, logs / name) for name in (DECISIONS, FEEDBACK) if self._config.bootstrap}
 
@@ -199,7 +207,7 @@ class Server:
 
     def _planned(self) -> Planned:
         def append_framed(framed: Callable[[int], bytes]) -> None:
-            with self._log_health.watched():
+            with self._log_health[DECISIONS].watched():
                 self._guards[DECISIONS].check()
                 self._decisions.append_framed(framed)
 
@@ -218,14 +226,14 @@ class Server:
         return Servicer(self._engine, append_feedback=self._append_feedback, latest_us=lambda: now_us() + ahead_us)
 
     def _append_decisions(self, bodies: Sequence[bytes]) -> None:
-        with self._log_health.watched():
+        with self._log_health[DECISIONS].watched():
             self._guards[DECISIONS].check()
             self._decisions.append_decisions(bodies)
 
     def _append_heartbeat(self, events: Sequence[Event]) -> None:
         """An idle server learns by its heartbeats that the log takes records again. The bounds are for decisions: a heartbeat is small, and
         is needed most while nothing else is said."""
-        with self._log_health.watched():
+        with self._log_health[DECISIONS].watched():
             self._decisions.append(events)
             self._guards[DECISIONS].check()
 
@@ -235,8 +243,9 @@ class Server:
             self._set_health(_SERVING if takes else _NOT_SERVING)
 
     def _append_feedback(self, events: Sequence[Event]) -> None:
-        self._guards[FEEDBACK].check()
-        self._feedback.append(events)
+        with self._log_health[FEEDBACK].watched():
+            self._guards[FEEDBACK].check()
+            self._feedback.append(events)
 
     def _bind(self) -> int:
         try:

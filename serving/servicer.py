@@ -17,6 +17,7 @@ from protos.policy_pb2 import (
     SelectRequest,
     SelectResult,
 )
+from serving.alike import Alike
 from serving.engine import Answer, Engine
 from serving.errors import LogUnavailable, ServingError
 from serving.feedback import check_events
@@ -40,7 +41,7 @@ class Servicer:
         """`latest_us` tells the latest time that an event may have now, microseconds since the epoch."""
         self._engine = engine
         #: Decode what `select` and `select_batch` take, from bytes.
-        self.read, self.read_batch = engine.readers.one, engine.readers.batch
+        self.read, self.read_batch = engine.readers.one, engine.read_batch
         self._gathering: Gathering[SelectRequest | PlainRequest, Answer] = Gathering(engine.answer, most=GATHERED, common=LogUnavailable)
         self._append_feedback = append_feedback
         self._latest_us = latest_us
@@ -61,12 +62,12 @@ class Servicer:
         """Decides one slate of a stream; a serialised SelectResult."""
         return result(self._gathering.answer(request))
 
-    def select_batch(self, requests: Sequence[SelectRequest | PlainRequest]) -> bytes:
+    def select_batch(self, requests: Alike | Sequence[SelectRequest | PlainRequest]) -> bytes:
         """Decides many slates; each request is answered or refused by itself. A serialised SelectBatchResponse."""
         if not 1 <= len(requests) <= BATCH_REQUESTS:
             raise refused("requests", f"has {len(requests)} entries; send 1 to {BATCH_REQUESTS} a call")
         parts: list[bytes] = []
-        for answer in self._engine.answer(requests):
+        for answer in self._engine.answer_batch(requests):
             begun, rest = (head(b"\x0a", len(answer)), answer) if isinstance(answer, bytes) else (b"", result(answer))
             parts += (head(b"\x0a", len(begun) + len(rest)), begun, rest)
         return b"".join(parts)
