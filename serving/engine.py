@@ -96,12 +96,11 @@ class Engine:
         """The requests of a serialised SelectBatchRequest, for `answer_batch`. Raises DecodeError."""
         return self._alike.read(data) or self.readers.batch(data)
 
-    def answer_batch(self, batch: Alike | Sequence[SelectRequest | PlainRequest]) -> Sequence[Answer]:
-        """As `answer`; requests that are alike are decided as columns where they can be."""
+    def answer_batch(self, batch: Alike | Sequence[SelectRequest | PlainRequest]) -> bytes | list[Answer]:
+        """As `answer`; or, for requests that are alike and can be decided as columns, a serialised SelectBatchResponse."""
         if not isinstance(batch, Alike):
             return self.answer(batch)
-        answers = self._alike.answer(batch)
-        return answers if answers is not None else self.answer(self.readers.batch(batch.data))
+        return self._alike.answer(batch) or self.answer(self.readers.batch(batch.data))
 
     def _admit(self, position: int, message: SelectRequest | PlainRequest) -> _Admitted | bytes:
         """A request that is to be decided, or the answer that it had before."""

@@ -17,7 +17,7 @@ from serving.tasks import TaskKey, TaskRules
 from serving.validate import Selection
 from serving.wire import length_delimited, varint
 
-__all__ = ["PlainReader", "PlainReaders", "PlainRequest", "Span", "around_context", "listed_of", "spans", "task_heads"]
+__all__ = ["PlainReader", "PlainReaders", "PlainRequest", "Span", "around_context", "first_span", "listed_of", "spans", "task_heads"]
 
 _TENANT, _TASK, _UNIT, _REQUEST_ID, _CANDIDATES, _SLATE_SIZE = b"\x0a", b"\x12", 0x1A, 0x22, 0x32, 0x40
 _ACTION, _PACKED_FEATURES = 0x0A, b"\x22"
@@ -223,14 +223,28 @@ class PlainReaders:
         return found
 
 
+def first_span(data: bytes) -> Span:
+    """Where the first request of a serialised SelectBatchRequest lies. Raises IndexError if it does not begin with one."""
+    if data[0] != 0x0A:
+        raise IndexError
+    length, start = _varint(data, 1)
+    return Span(start, start + length)
+
+
 def spans(data: bytes) -> list[Span] | None:
     """Where the requests of a serialised SelectBatchRequest lie; None if there is anything else in it."""
     found, at, size = [], 0, len(data)
+    # Most have the length of the one before.
+    begun, length = b"", 0
     try:
         while at < size:
-            if data[at] != 0x0A:
+            if begun and data.startswith(begun, at):
+                start = at + len(begun)
+            elif data[at] == 0x0A:
+                length, start = _varint(data, at + 1)
+                begun = data[at:start]
+            else:
                 return None
-            length, start = _varint(data, at + 1)
             at = start + length
             found.append(Span(start, at))
     except IndexError:

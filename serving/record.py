@@ -13,6 +13,7 @@ from bandits.slates import ABSENT
 from bandits.traffic import Assignment
 from protos.events_pb2 import FALLBACK_REASON_KILL_SWITCH, FALLBACK_REASON_UNSPECIFIED, CandidateSet, Decision
 from protos.policy_pb2 import SelectResponse
+from serving.blocks import rows_of
 from serving.candidates import CandidateList
 from serving.decide import Asked, Decided, draw_epoch
 from serving.errors import RequestRefused
@@ -22,7 +23,7 @@ from serving.tasks import TaskRules
 from serving.validate import Selection, refuse_unsound
 from serving.wire import SLOT_NUMBERS_BYTES, double, head, length_delimited, slot_numbers_of
 
-__all__ = ["DecidedBy", "Recorded", "Shared", "record", "shared_fields", "whole_slates"]
+__all__ = ["DecidedBy", "Recorded", "Shared", "record", "shared_fields", "slot_blocks", "whole_slates"]
 
 
 # Rows at a time from which their slots are laid out together.
@@ -103,19 +104,19 @@ def whole_slates(listed: CandidateList, slates: np.ndarray, numbers: bytes) -> l
 
     `numbers`: `slot_numbers_of` them.
     """
-    n, slots = slates.shape
-    if listed.head_blocks is None:
-        placed = [(at, numbers[place * SLOT_NUMBERS_BYTES :][:SLOT_NUMBERS_BYTES]) for place, at in enumerate(slates.ravel().tolist())]
-        columns = [[heads[at] + number for at, number in placed] for heads in (listed.logged_heads, listed.answered_heads)]
-        return [tuple(b"".join(column[row : row + slots]) for column in columns) for row in range(0, n * slots, slots)]
-    behind = np.frombuffer(numbers, np.uint8).reshape(n, slots, SLOT_NUMBERS_BYTES)
-    return list(zip(*(_rows(np.concatenate((heads[slates], behind), axis=2)) for heads in listed.head_blocks), strict=True))
+    if listed.head_blocks is not None:
+        return list(zip(*map(rows_of, slot_blocks(listed, slates, numbers)), strict=True))
+    slots = slates.shape[1]
+    placed = [(at, numbers[place * SLOT_NUMBERS_BYTES :][:SLOT_NUMBERS_BYTES]) for place, at in enumerate(slates.ravel().tolist())]
+    columns = [[heads[at] + number for at, number in placed] for heads in (listed.logged_heads, listed.answered_heads)]
+    return [tuple(b"".join(column[row : row + slots]) for column in columns) for row in range(0, len(placed), slots)]
 
 
-def _rows(block: np.ndarray) -> list[bytes]:
-    """The bytes of each row."""
-    data, size = block.tobytes(), block[0].size
-    return [data[at : at + size] for at in range(0, len(data), size)]
+def slot_blocks(listed: CandidateList, slates: np.ndarray, numbers: bytes) -> list[np.ndarray]:
+    """The same as u8[n, bytes], for a list whose ids have one length (`head_blocks`)."""
+    assert listed.head_blocks is not None
+    behind = np.frombuffer(numbers, np.uint8).reshape(*slates.shape, SLOT_NUMBERS_BYTES)
+    return [np.concatenate((heads[slates], behind), axis=2).reshape(len(slates), -1) for heads in listed.head_blocks]
 
 
 def _fault(asked: Asked, *, sound: bool) -> RequestRefused:

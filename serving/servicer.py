@@ -66,8 +66,11 @@ class Servicer:
         """Decides many slates; each request is answered or refused by itself. A serialised SelectBatchResponse."""
         if not 1 <= len(requests) <= BATCH_REQUESTS:
             raise refused("requests", f"has {len(requests)} entries; send 1 to {BATCH_REQUESTS} a call")
+        answers = self._engine.answer_batch(requests)
+        if isinstance(answers, bytes):
+            return answers
         parts: list[bytes] = []
-        for answer in self._engine.answer_batch(requests):
+        for answer in answers:
             begun, rest = (head(b"\x0a", len(answer)), answer) if isinstance(answer, bytes) else (b"", result(answer))
             parts += (head(b"\x0a", len(begun) + len(rest)), begun, rest)
         return b"".join(parts)

@@ -1,24 +1,29 @@
 """A batch of requests that are alike is read, logged and answered to the byte as its requests are one by one."""
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos.events_pb2 import CandidateSet, Decision
-from protos.policy_pb2 import Context, SelectBatchRequest, SelectRequest, SelectResponse
+from protos.framing import Record, records
+from protos.policy_pb2 import Context, SelectBatchRequest, SelectBatchResponse, SelectRequest, SelectResult
 from serving.alike import Alike, AlikeBatches, read_alike
-from serving.errors import LogUnavailable, ServingError
+from serving.blocks import DecisionBlock, column
+from serving.decision_log import decision_payloads
+from serving.errors import LogUnavailable
 from serving.idempotency import RequestMemory
 from serving.observers import Observer
 from serving.plain import PlainReaders, PlainRequest
-from tests.serving.kit import TASK, promote, publish, select_request
+from serving.servicer import Servicer
+from serving.wire import head
+from tests.serving.kit import promote, publish, select_request
 from tests.serving.test_engine_draws import Running, shop
 from tests.serving.test_plain import RULES, candidates, request
 
@@ -45,12 +50,19 @@ def read_together(data: bytes) -> list[Any] | None:
     return [(unit.decode(), name, context, features, *shared) for unit, name, context, features in rows]
 
 
-def varied(rules: Any, **fields: Any) -> list[SelectRequest]:
-    """Requests that are alike: units of several lengths, and numbers of their own."""
+def named(requests: list[SelectRequest]) -> list[SelectRequest]:
+    """The same with request ids."""
+    for place, one in enumerate(requests):
+        one.request_id = f"request {place}"
+    return requests
+
+
+def varied(rules: Any, *, one_length: bool = False, **fields: Any) -> list[SelectRequest]:
+    """Requests that are alike, with numbers of their own and units of several lengths."""
     rng, messages = np.random.default_rng(0), []
     for index in range(6):
         context = Context(packed=rng.normal(size=rules.context_size).astype("<f4").tobytes(), schema_digest=rules.schema_digest)
-        messages.append(request(rules, unit_id="ü" * (1 + index), context=context, **fields))
+        messages.append(request(rules, unit_id="ü" * (7 if one_length else 1 + index), context=context, **fields))
     return messages
 
 
@@ -60,10 +72,10 @@ ALIKE: dict[str, Callable[[], list[SelectRequest]]] = {
     "candidates with features": lambda: varied(RULES[1], candidates=candidates(RULES[1], "xyz")),
     "candidates at their defaults": lambda: varied(RULES[1], candidates=candidates(RULES[1], "xyz", features=False)),
     "a catalogue with features": lambda: varied(RULES[2], slate_size=1),
-    "ids of their own": lambda: [
-        SelectRequest.FromString(one.SerializeToString() + SelectRequest(request_id=f"{'r' * index}{index}").SerializeToString())
-        for index, one in enumerate(varied(RULES[2], candidates=candidates(RULES[2], "abc")))
-    ],
+    "ids of their own": lambda: named(varied(RULES[2], candidates=candidates(RULES[2], "abc"))),
+    "one length": lambda: varied(RULES[1], one_length=True, candidates=candidates(RULES[1], "xyz"), slate_size=2),
+    "one length, without features": lambda: varied(RULES[0], one_length=True),
+    "one length, ids of their own": lambda: named(varied(RULES[2], one_length=True, candidates=candidates(RULES[2], "abc"))),
 }
 
 
@@ -114,7 +126,7 @@ def test_requests_that_differ_in_anything_else_are_not_alike() -> None:
         assert read_alike(READERS, batch_of(messages)) is None
 
 
-def answered(running: Running, requests: list[SelectRequest], *, together: bool) -> tuple[list[Any], list[bytes]]:
+def answered(running: Running, requests: list[SelectRequest], *, together: bool) -> tuple[list[SelectResult], list[bytes]]:
     """Answers and records of a batch, by an engine that remembers nothing before it."""
     running.bodies.clear()
     engine = running.engine
@@ -122,8 +134,12 @@ def answered(running: Running, requests: list[SelectRequest], *, together: bool)
     engine.readers._new_request_id = engine._alike._new_request_id = lambda: "drawn"
     batch = engine.read_batch(batch_of(requests)) if together else engine.readers.batch(batch_of(requests))
     assert isinstance(batch, Alike) is together
-    answers = [str(found) if isinstance(found, ServingError) else found for found in engine.answer_batch(batch)]
-    return answers, list(running.bodies)
+    return batch_answer(running, batch), list(running.bodies)
+
+
+def batch_answer(running: Running, batch: Any) -> list[SelectResult]:
+    servicer = Servicer(running.engine, append_feedback=len, latest_us=lambda: 0)
+    return list(SelectBatchResponse.FromString(servicer.select_batch(batch)).results)
 
 
 def sent(running: Running, count: int, **fields: Any) -> list[SelectRequest]:
@@ -133,16 +149,11 @@ def sent(running: Running, count: int, **fields: Any) -> list[SelectRequest]:
     return [select_request(running.policy, unit=f"u{10 ** (place % 4)}", context=one, **fields) for place, one in enumerate(contexts)]
 
 
-def named(requests: list[SelectRequest]) -> list[SelectRequest]:
-    """The same with request ids, of several lengths."""
-    for place, one in enumerate(requests):
-        one.request_id = f"request {place}"
-    return requests
-
-
 CASES: dict[str, Callable[[Running], list[SelectRequest]]] = {
     "drawn ids": lambda running: sent(running, 20),
     "own ids": lambda running: named(sent(running, 20)),
+    "one length": lambda running: sent(running, 9, unit_id="somebody"),
+    "one length, own ids": lambda running: named(sent(running, 9, unit_id="somebody", slate_size=2)),
     "a few": lambda running: named(sent(running, 4, slate_size=1)),
     "ids of several lengths": lambda running: named(sent(running, 30, candidates=CandidateSet(actions=["a", "new one", "c", "another"]))),
     "more than a bucket": lambda running: named(sent(running, 300, slate_size=2)),
@@ -159,7 +170,9 @@ def test_answers_and_records_are_the_bytes_of_one_by_one(running: Running, name:
     apart = answered(running, CASES[name](running), together=False)
     monkeypatch.setattr(running.engine, "answer", None)
     assert answered(running, CASES[name](running), together=True) == apart
-    assert len({Decision.FromString(body).decision_id for body in apart[1]}) == (1 if name == "drawn ids" else len(apart[0]))
+    assert len({Decision.FromString(body).decision_id for body in apart[1]}) == (
+        len(apart[0]) if named(CASES[name](running)) == CASES[name](running) else 1
+    )
 
 
 def test_what_a_batch_cannot_have_as_columns_is_answered_one_by_one(running: Running) -> None:
@@ -171,18 +184,18 @@ def test_what_a_batch_cannot_have_as_columns_is_answered_one_by_one(running: Run
     for requests in (broken, double):
         together = answered(running, requests, together=True)
         assert together == answered(running, requests, together=False)
-        assert sum(isinstance(found, str) for found in together[0]) == 1 and len(together[1]) == 5
+        assert sum(found.HasField("error") for found in together[0]) == 1 and len(together[1]) == 5
 
 
 def test_a_batch_sent_again_gets_the_same_answers_and_is_not_logged_again(running: Running) -> None:
     requests = named(sent(running, 8))
     first, _ = answered(running, requests, together=True)
     running.bodies.clear()
-    again = running.engine.answer_batch(running.engine.read_batch(batch_of(requests)))
+    again = batch_answer(running, running.engine.read_batch(batch_of(requests)))
     assert again == first and running.bodies == []
     requests[3].slate_size = 1
-    reused = running.engine.answer_batch(running.engine.read_batch(batch_of([requests[3], *sent(running, 5)])))
-    assert isinstance(reused[0], ServingError) and reused[0].code == "ALREADY_EXISTS" and running.bodies != []
+    reused = batch_answer(running, running.engine.read_batch(batch_of([requests[3], *sent(running, 5)])))
+    assert reused[0].error.code == grpc.StatusCode.ALREADY_EXISTS.value[0] and len(running.bodies) == 5
 
 
 def test_a_staged_promotion_deals_its_arms_one_by_one(tmp_path: Path) -> None:
@@ -194,7 +207,7 @@ def test_a_staged_promotion_deals_its_arms_one_by_one(tmp_path: Path) -> None:
         one.unit_id = f"unit {place}"
     together = answered(running, requests, together=True)
     assert together == answered(running, requests, together=False)
-    assert {SelectResponse.FromString(found).arm for found in together[0]} == {"champion", "challenger"}
+    assert {found.response.arm for found in together[0]} == {"champion", "challenger"}
 
 
 def test_a_log_that_takes_nothing_leaves_no_claim_behind(running: Running) -> None:
@@ -207,3 +220,14 @@ def test_a_log_that_takes_nothing_leaves_no_claim_behind(running: Running) -> No
     batch = alike.read(batch_of(named(sent(running, 6))))
     assert batch is not None and alike.answer(batch) is None
     assert memory.claim_all([("default", "shop", f"request {place}") for place in range(6)], bodies=[b""] * 6)
+
+
+def test_records_of_one_length_are_framed_as_any_other() -> None:
+    """By whatever clock: the bytes that the time takes are not the same in every year."""
+    bodies = [Decision(unit_id=f"unit {number}", task="t").SerializeToString() for number in range(5)]
+    units = column([f"unit {number}".encode() for number in range(5)])
+    block = DecisionBlock(5, [Decision(task="t").SerializeToString(), head(b"\x22", 6), units])
+    assert [Decision.FromString(body) for body in block] == [Decision.FromString(body) for body in bodies] and block[2] == list(block)[2]
+    for now_us in (1, 1_700_000_000_000_000, 1 << 60, 200):
+        found = list(records(block.framed(now_us), whole=True))
+        assert [item.payload for item in found if isinstance(item, Record)] == list(decision_payloads(list(block), now_us))
