@@ -22,6 +22,7 @@ from protos.events_pb2 import Event
 from protos.log_files import DECISIONS, FEEDBACK
 from protos.task import TaskFile
 from serving.bounds import LogBounds, LogGuard
+from serving.call_threads import CallThreads
 from serving.calls import CallHandler, Method, Shortcut, Stream
 from serving.catalogues import CatalogueFile
 from serving.config import ServerConfig
@@ -195,7 +196,7 @@ class Server:
             observer=self.metrics,
         )
         # A stream keeps its thread for as long as it lives.
-        pool = concurrent.futures.ThreadPoolExecutor(config.threads + config.max_streams, thread_name_prefix="call")
+        pool = CallThreads(config.threads + config.max_streams)
         if config.front == "native":
             server: Any = native_server(calls, pool, config, self._part, shortcut=self._planned().answer)
         else:

@@ -1,0 +1,73 @@
+"""The threads of calls: each call runs once, whoever asks hears once, and no more run at a time than may."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from serving.call_threads import CallThreads
+
+
+def test_every_call_runs_once_and_is_heard_of_once() -> None:
+    threads, ran, heard, all_heard = CallThreads(4), list[int](), list[Any](), threading.Event()
+
+    def hear(call: Any) -> None:
+        heard.append(call)
+        if len(heard) == 2_000:
+            all_heard.set()
+
+    calls = [threads.submit(ran.append, number) for number in range(2_000)]
+    for call in calls:
+        call.add_done_callback(hear)
+    assert all_heard.wait(30)
+    assert sorted(ran) == list(range(2_000)) and len(set(map(id, heard))) == 2_000
+
+
+def test_no_more_run_at_a_time_than_there_are_threads_and_the_rest_wait_in_order() -> None:
+    threads, begun, order, go_on = CallThreads(2), threading.Semaphore(0), list[int](), threading.Event()
+
+    def held(number: int) -> None:
+        order.append(number)
+        begun.release()
+        go_on.wait(30)
+
+    for number in range(6):
+        threads.submit(held, number)
+    assert begun.acquire(timeout=30) and begun.acquire(timeout=30) and not begun.acquire(blocking=False)
+    go_on.set()
+    for _ in range(4):
+        assert begun.acquire(timeout=30)
+    assert order[2:] == [2, 3, 4, 5]
+
+
+def test_the_thread_that_has_rested_the_shortest_is_woken() -> None:
+    threads, names = CallThreads(8), list[str]()
+
+    def note() -> None:
+        names.append(threading.current_thread().name)
+
+    for _ in range(20):
+        threads.submit(note)
+        # Between running and resting lies a moment.
+        while not threads._resting:
+            pass
+    assert len(names) == 20 and set(names) == {"call-1"}
+
+
+def test_a_call_that_ends_badly_ends_no_thread(caplog: pytest.LogCaptureFixture) -> None:
+    threads, heard = CallThreads(1), threading.Semaphore(0)
+    for function in (lambda: 1 / 0, lambda: None):
+        threads.submit(function).add_done_callback(lambda _: heard.release())
+        assert heard.acquire(timeout=30)
+    assert "a call ended badly" in caplog.text
+
+
+def test_after_the_end_none_is_taken_and_what_waits_is_finished() -> None:
+    threads, go_on, ran = CallThreads(1), threading.Event(), threading.Semaphore(0)
+    threads.submit(go_on.wait, 30)
+    threads.submit(ran.release)
+    threads.shutdown()
+    with pytest.raises(RuntimeError, match="has ended"):
+        threads.submit(ran.release)
+    go_on.set()
+    assert ran.acquire(timeout=30)
