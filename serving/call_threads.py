@@ -28,13 +28,17 @@ class _Call:
         self._ended = False
 
     def run(self) -> None:
+        """Whatever is raised is logged: a thread outlives its calls."""
         try:
             self._function(*self._args)
         except BaseException:
             _logger.exception("a call ended badly")
         # What it was asked to do is let go before anybody hears: it holds the whole call.
         self._function, self._args, self._ended = _nothing, (), True
-        self._tell()
+        try:
+            self._tell()
+        except Exception:
+            _logger.exception("the end of a call was heard badly")
 
     def add_done_callback(self, heard: Callable[[Any], object]) -> None:
         """`heard` is called once: when the call has ended, or now if it has."""
@@ -68,14 +72,15 @@ class _Resting:
 
 
 class CallThreads(concurrent.futures.Executor):
-    """Up to so many threads, started as they are needed. They do not keep the process from ending."""
+    """So many threads, all started at once: later there may be no room for one. They do not keep the process from ending."""
 
     def __init__(self, threads: int, *, name: str = "call") -> None:
-        self._most, self._name = threads, name
         self._lock = threading.Lock()
-        self._resting: list[_Resting] = []
+        self._resting = [_Resting() for _ in range(threads)]
         self._waiting: deque[_Call] = deque()
-        self._started, self._closed = 0, False
+        self._closed = False
+        for number, own in enumerate(list(self._resting)):
+            threading.Thread(target=self._work, args=(own,), name=f"{name}-{number}", daemon=True).start()
 
     def submit(self, function: Callable[..., Any], /, *args: Any) -> Any:  # type: ignore[override]
         """Runs it on a thread, now or when one is free. Raises RuntimeError after `shutdown`."""
@@ -83,13 +88,10 @@ class CallThreads(concurrent.futures.Executor):
         with self._lock:
             if self._closed:
                 raise RuntimeError("calls: the server has ended; start another")
-            if self._resting:
-                chosen = self._resting.pop()
-            elif self._started < self._most:
-                chosen = self._start()
-            else:
+            if not self._resting:
                 self._waiting.append(call)
                 return call
+            chosen = self._resting.pop()
         chosen.call = call
         chosen.wake.release()
         return call
@@ -102,12 +104,6 @@ class CallThreads(concurrent.futures.Executor):
         for one in resting:
             one.call = None
             one.wake.release()
-
-    def _start(self) -> _Resting:
-        self._started += 1
-        own = _Resting()
-        threading.Thread(target=self._work, args=(own,), name=f"{self._name}-{self._started}", daemon=True).start()
-        return own
 
     def _work(self, own: _Resting) -> None:
         while True:

@@ -30,8 +30,8 @@ __all__ = ["BATCH_REQUESTS", "GATHERED", "Servicer", "result"]
 
 # Unary requests that are decided together, at most: what one compiled batch holds. More in a batch makes none of them cheaper.
 GATHERED = 32
-# Requests that a SelectBatch may hold.
-BATCH_REQUESTS = 1024
+# Requests that a SelectBatch may hold, and how many of them may ask for reasons: each of those decides up to 256 rows.
+BATCH_REQUESTS, BATCH_EXPLAINED = 1024, 32
 
 
 class Servicer:
@@ -66,6 +66,8 @@ class Servicer:
         """Decides many slates; each request is answered or refused by itself. A serialised SelectBatchResponse."""
         if not 1 <= len(requests) <= BATCH_REQUESTS:
             raise refused("requests", f"has {len(requests)} entries; send 1 to {BATCH_REQUESTS} a call")
+        if not isinstance(requests, Alike) and sum(isinstance(one, SelectRequest) and one.explain for one in requests) > BATCH_EXPLAINED:
+            raise refused("requests", f"more than {BATCH_EXPLAINED} ask for reasons; explain fewer a call")
         answers = self._engine.answer_batch(requests)
         if isinstance(answers, bytes):
             return answers

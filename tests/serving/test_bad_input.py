@@ -226,6 +226,13 @@ def test_a_batch_has_one_to_1024_requests(caller: PolicyClient, requests: int) -
     assert caught.value.field == "requests"
 
 
+def test_no_more_of_a_batch_than_32_ask_for_reasons(caller: PolicyClient, shop: TaskPolicy) -> None:
+    """Each decides a row a feature: a thousand would hold everybody else up for seconds."""
+    with pytest.raises(RequestRefused, match="ask for reasons") as caught:
+        caller.send_select_batch([select_request(shop, explain=True)] * 33)
+    assert caught.value.field == "requests"
+
+
 def reward(**given: Any) -> Event:
     sound = {
         "event_id": "e",
