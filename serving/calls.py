@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from serving.call_threads import message_arrived
 from serving.errors import DeadlineExceeded, LogUnavailable, Overloaded, RequestRefused, ServerFault, ServingError
 from serving.observers import Observer
 from serving.tracing import CallSpan
@@ -93,6 +94,7 @@ class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
         return grpc.unary_unary_rpc_method_handler(lambda request, context: self._answer(method, name, request, context, arrived_s))
 
     def _answer(self, method: Method, name: str, request: bytes, context: Any, arrived_s: float) -> bytes:
+        message_arrived()
         code = "OK"
         span = CallSpan(name, dict(context.invocation_metadata())) if self.traced else None
         try:

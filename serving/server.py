@@ -46,6 +46,8 @@ __all__ = ["ALL_OF_IT", "WORKER", "Part", "Server", "now_us"]
 
 _logger = logging.getLogger(__name__)
 _SERVICE = policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
+# A connection without a call is closed after so long; its client opens another when it has something to ask.
+_IDLE_MS = 600_000
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -196,7 +198,7 @@ class Server:
             observer=self.metrics,
         )
         # A stream keeps its thread for as long as it lives.
-        pool = CallThreads(config.threads + config.max_streams)
+        pool = CallThreads(config.threads + config.max_streams, message_within_s=config.deadline_cap_s)
         if config.front == "native":
             server: Any = native_server(calls, pool, config, self._part, shortcut=self._planned().answer)
         else:
@@ -269,7 +271,11 @@ def grpcio_server(calls: CallHandler, pool: concurrent.futures.Executor, config:
         handlers=[calls],
         maximum_concurrent_rpcs=config.max_concurrent_rpcs,
         # Two servers on one port would share the calls between two decision logs without saying so; workers share one log.
-        options=[("grpc.max_receive_message_length", config.max_message_bytes), ("grpc.so_reuseport", int(part.shares_port))],
+        options=[
+            ("grpc.max_receive_message_length", config.max_message_bytes),
+            ("grpc.so_reuseport", int(part.shares_port)),
+            ("grpc.max_connection_idle_ms", _IDLE_MS),
+        ],
     )
 
 

@@ -1,11 +1,16 @@
 """The threads of calls: each call runs once, whoever asks hears once, and no more run at a time than may."""
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import grpc
 import pytest
 
 from serving.call_threads import CallThreads
+from serving.calls import CallHandler, Method
+from tests.serving.raw_http2 import END_HEADERS, HEADERS, RawConnection, call_headers
 
 
 def test_every_call_runs_once_and_is_heard_of_once() -> None:
@@ -74,3 +79,56 @@ def test_after_the_end_none_is_taken_and_what_waits_is_finished() -> None:
         threads.submit(ran.release)
     go_on.set()
     assert ran.acquire(timeout=30)
+
+
+ECHO = "/test.Service/Echo"
+CALLS: dict[str, Any] = {"max_streams": 0, "new_error_id": lambda: "id"}
+
+
+@contextmanager
+def server_on(threads: CallThreads, answer: Callable[[bytes], bytes] = bytes) -> Iterator[str]:
+    """A grpcio server with one method, on so many threads; its address."""
+    server = grpc.server(threads, handlers=[CallHandler({ECHO: Method(bytes, answer)}, deadline_cap_s=30.0, **CALLS)])
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield address
+    finally:
+        server.stop(0).wait()
+
+
+def echoed(address: str, *, timeout_s: float) -> bytes:
+    with grpc.insecure_channel(address) as channel:
+        return bytes(channel.unary_unary(ECHO)(b"message", timeout=timeout_s))
+
+
+def send_headers_alone(connection: RawConnection, calls: int) -> None:
+    for number in range(calls):
+        connection.send(HEADERS, call_headers(ECHO), flags=END_HEADERS, stream=2 * number + 1)
+
+
+def test_callers_that_send_no_message_do_not_hold_the_server_up() -> None:
+    """As many as there are threads, and as many again that wait behind them. (What grpcio hands to a thread is known by its own name: this
+    fails if that changes.)"""
+    with server_on(CallThreads(3, message_within_s=0.1)) as address, RawConnection(address) as connection:
+        send_headers_alone(connection, 6)
+        assert echoed(address, timeout_s=30.0) == b"message"
+
+
+def test_without_the_watch_they_would() -> None:
+    """The known-bad case."""
+    threads = CallThreads(3)
+    with server_on(threads) as address, RawConnection(address) as connection:
+        send_headers_alone(connection, 3)
+        while threads._resting:
+            pass
+        with pytest.raises(grpc.RpcError) as caught:
+            echoed(address, timeout_s=0.2)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_call_whose_message_has_come_may_take_its_time(caplog: pytest.LogCaptureFixture) -> None:
+    looked = threading.Event()
+    with server_on(CallThreads(1, message_within_s=0.01), lambda _: b"sooner" if looked.wait(0.2) else b"late") as address:
+        assert echoed(address, timeout_s=30.0) == b"late"
+    assert "given up" not in caplog.text
