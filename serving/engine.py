@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from bandits.traffic import PINNED_ARM, whole
 from protos.policy_pb2 import SelectRequest, SelectResponse
-from serving.alike import Alike, AlikeBatches
+from serving.alike import Alike
+from serving.alike_batches import AlikeBatches
 from serving.decide import Asked, decide
 from serving.errors import LogUnavailable, ServingError
 from serving.fallback import unlogged

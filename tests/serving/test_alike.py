@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from protos.events_pb2 import CandidateSet, Decision
 from protos.framing import Record, records
 from protos.policy_pb2 import Context, SelectBatchRequest, SelectBatchResponse, SelectRequest, SelectResult
-from serving.alike import Alike, AlikeBatches, read_alike
+from serving.alike import Alike, read_alike
+from serving.alike_batches import AlikeBatches
 from serving.blocks import DecisionBlock, column
 from serving.decision_log import decision_payloads
 from serving.errors import LogUnavailable
