@@ -11,7 +11,6 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.utils import floatToGoString
 
-from serving.bounds import LogGuard
 from serving.observers import Observed, Observer
 from serving.shipping import Lag, Shipper
 from serving.snapshots import SnapshotHolder
@@ -28,7 +27,7 @@ class Watched(NamedTuple):
     holders: Iterable[SnapshotHolder]
     lags: Mapping[str, Callable[[], Lag]]
     shippers: Mapping[str, Shipper]
-    guards: Mapping[str, LogGuard]
+    blocked: Mapping[str, Callable[[], bool]]
 
 
 class Metrics(Observer):
@@ -144,7 +143,7 @@ class _Watcher:
         age = GaugeMetricFamily("slateloop_shipping_lag_seconds", "Age of the oldest record that the broker does not have.", labels=["log"])
         retries = CounterMetricFamily("slateloop_shipping_retries", "Chunks that were sent again.", labels=["log"])
         fatal = CounterMetricFamily("slateloop_shipping_fatal_errors", "Producers that ended fatally.", labels=["log"])
-        blocked = GaugeMetricFamily("slateloop_log_blocked", "1 while a log takes nothing.", labels=["log"])
+        blocked = GaugeMetricFamily("slateloop_log_blocked", "1 while a log takes nothing: a bound, or the disk.", labels=["log"])
         for name, ask in self._watched.lags.items():
             lag = ask()
             size.add_metric([name], lag.size_bytes)
@@ -152,6 +151,6 @@ class _Watcher:
         for name, shipper in self._watched.shippers.items():
             retries.add_metric([name], shipper.retries)
             fatal.add_metric([name], shipper.fatal_errors)
-        for name, guard in self._watched.guards.items():
-            blocked.add_metric([name], float(bool(guard.reason)))
+        for name, takes_nothing in self._watched.blocked.items():
+            blocked.add_metric([name], float(takes_nothing()))
         return (size, age, retries, fatal, blocked)

@@ -22,6 +22,7 @@ from protos.events_pb2 import Event
 from protos.log_files import DECISIONS, FEEDBACK
 from protos.task import TaskFile
 from serving.bounds import LogBounds, LogGuard
+from serving.call_threads import CallThreads
 from serving.calls import CallHandler, Method, Shortcut, Stream
 from serving.catalogues import CatalogueFile
 from serving.config import ServerConfig
@@ -45,6 +46,8 @@ __all__ = ["ALL_OF_IT", "WORKER", "Part", "Server", "now_us"]
 
 _logger = logging.getLogger(__name__)
 _SERVICE = policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
+# A connection without a call is closed after so long; its client opens another when it has something to ask.
+_IDLE_MS = 600_000
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -87,11 +90,11 @@ class Server:
         self._decisions = self._log(logs / DECISIONS, stamp_decision)
         self._feedback = self._log(logs / FEEDBACK, stamp_append)
         self._health = health.HealthServicer()
-        self._log_health = LogHealth(self._log_changed)
+        self._log_health = {DECISIONS: LogHealth(DECISIONS, self._log_changed), FEEDBACK: LogHealth(FEEDBACK)}
         self.metrics = Metrics(now_us=now_us)
         self._shippers = {name: self._shipper(logs / name) for name in (DECISIONS, FEEDBACK) if config.bootstrap and part.ships}
         self._guards = {name: self._guard(logs / name) for name in (DECISIONS, FEEDBACK)}
-        self.metrics.watch(Watched(list(self._holders.values()), self._lags(logs), self._shippers, self._guards))
+        self.metrics.watch(Watched(list(self._holders.values()), self._lags(logs), self._shippers, self._blocked()))
         self._metrics_server: Any = None
         #: Where Prometheus may ask, or empty.
         self.metrics_address = ""
@@ -164,6 +167,14 @@ class Server:
         bounds = LogBounds(config.log_max_bytes, config.log_max_age_s, config.disk_reserve)
         return LogGuard(log, bounds, lag=lambda: self._lag(log), now_s=time.monotonic)
 
+    def _blocked(self) -> dict[str, Callable[[], bool]]:
+        """Whether each log takes nothing: as its bounds last stood, or as its last append ended."""
+
+        def blocked(name: str) -> bool:
+            return bool(self._guards[name].reason) or not self._log_health[name].takes
+
+        return {name: functools.partial(blocked, name) for name in (DECISIONS, FEEDBACK)}
+
     def _lags(self, logs: Path) -> dict[str, Callable[[], Lag]]:
         return {name: functools.partial(self._lag, logs / name) for name in (DECISIONS, FEEDBACK) if self._config.bootstrap}
 
@@ -190,7 +201,7 @@ class Server:
             observer=self.metrics,
         )
         # A stream keeps its thread for as long as it lives.
-        pool = concurrent.futures.ThreadPoolExecutor(config.threads + config.max_streams, thread_name_prefix="call")
+        pool = CallThreads(config.threads + config.max_streams, message_within_s=config.deadline_cap_s)
         if planned is not None:
             server: Any = native_server(calls, pool, config, self._part, shortcut=planned.answer)
             self.metrics.registry.register(server.stages)
@@ -203,7 +214,7 @@ class Server:
 
     def _planned(self, memory: RequestMemory) -> Planned:
         def append_framed(framed: Callable[[int], bytes]) -> None:
-            with self._log_health.watched():
+            with self._log_health[DECISIONS].watched():
                 self._guards[DECISIONS].check()
                 self._decisions.append_framed(framed)
 
@@ -232,14 +243,14 @@ class Server:
         return Servicer(self._engine, append_feedback=self._append_feedback, latest_us=lambda: now_us() + ahead_us)
 
     def _append_decisions(self, bodies: Sequence[bytes]) -> None:
-        with self._log_health.watched():
+        with self._log_health[DECISIONS].watched():
             self._guards[DECISIONS].check()
             self._decisions.append_decisions(bodies)
 
     def _append_heartbeat(self, events: Sequence[Event]) -> None:
         """An idle server learns by its heartbeats that the log takes records again. The bounds are for decisions: a heartbeat is small, and
         is needed most while nothing else is said."""
-        with self._log_health.watched():
+        with self._log_health[DECISIONS].watched():
             self._decisions.append(events)
             self._guards[DECISIONS].check()
 
@@ -249,8 +260,9 @@ class Server:
             self._set_health(_SERVING if takes else _NOT_SERVING)
 
     def _append_feedback(self, events: Sequence[Event]) -> None:
-        self._guards[FEEDBACK].check()
-        self._feedback.append(events)
+        with self._log_health[FEEDBACK].watched():
+            self._guards[FEEDBACK].check()
+            self._feedback.append(events)
 
     def _bind(self) -> int:
         try:
@@ -273,7 +285,11 @@ def grpcio_server(calls: CallHandler, pool: concurrent.futures.Executor, config:
         handlers=[calls],
         maximum_concurrent_rpcs=config.max_concurrent_rpcs,
         # Two servers on one port would share the calls between two decision logs without saying so; workers share one log.
-        options=[("grpc.max_receive_message_length", config.max_message_bytes), ("grpc.so_reuseport", int(part.shares_port))],
+        options=[
+            ("grpc.max_receive_message_length", config.max_message_bytes),
+            ("grpc.so_reuseport", int(part.shares_port)),
+            ("grpc.max_connection_idle_ms", _IDLE_MS),
+        ],
     )
 
 

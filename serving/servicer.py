@@ -17,6 +17,7 @@ from protos.policy_pb2 import (
     SelectRequest,
     SelectResult,
 )
+from serving.alike import Alike
 from serving.engine import Answer, Engine
 from serving.errors import LogUnavailable, ServingError
 from serving.feedback import check_events
@@ -29,8 +30,8 @@ __all__ = ["BATCH_REQUESTS", "GATHERED", "Servicer", "result", "results"]
 
 # Unary requests that are decided together, at most: what one compiled batch holds. More in a batch makes none of them cheaper.
 GATHERED = 32
-# Requests that a SelectBatch may hold.
-BATCH_REQUESTS = 1024
+# Requests that a SelectBatch may hold, and how many of them may ask for reasons: each of those decides up to 256 rows.
+BATCH_REQUESTS, BATCH_EXPLAINED = 1024, 32
 
 
 class Servicer:
@@ -40,7 +41,7 @@ class Servicer:
         """`latest_us` tells the latest time that an event may have now, microseconds since the epoch."""
         self._engine = engine
         #: Decode what `select` and `select_batch` take, from bytes.
-        self.read, self.read_batch = engine.readers.one, engine.readers.batch
+        self.read, self.read_batch = engine.readers.one, engine.read_batch
         self._gathering: Gathering[SelectRequest | PlainRequest, Answer] = Gathering(engine.answer, most=GATHERED, common=LogUnavailable)
         self._append_feedback = append_feedback
         self._latest_us = latest_us
@@ -61,11 +62,14 @@ class Servicer:
         """Decides one slate of a stream; a serialised SelectResult."""
         return result(self._gathering.answer(request))
 
-    def select_batch(self, requests: Sequence[SelectRequest | PlainRequest]) -> bytes:
+    def select_batch(self, requests: Alike | Sequence[SelectRequest | PlainRequest]) -> bytes:
         """Decides many slates; each request is answered or refused by itself. A serialised SelectBatchResponse."""
         if not 1 <= len(requests) <= BATCH_REQUESTS:
             raise refused("requests", f"has {len(requests)} entries; send 1 to {BATCH_REQUESTS} a call")
-        return results(self._engine.answer(requests))
+        if not isinstance(requests, Alike) and sum(isinstance(one, SelectRequest) and one.explain for one in requests) > BATCH_EXPLAINED:
+            raise refused("requests", f"more than {BATCH_EXPLAINED} ask for reasons; explain fewer a call")
+        answers = self._engine.answer_batch(requests)
+        return answers if isinstance(answers, bytes) else results(answers)
 
     def assign(self, request: AssignRequest) -> bytes:
         """Tells the arm of a unit."""

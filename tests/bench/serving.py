@@ -337,7 +337,10 @@ def peers(world: World, *, rounds: int, seconds: int, names: Sequence[str]) -> I
     """Other stacks on the same request and core, each with Vowpal Wabbit behind it."""
     with world.server("peers", threads=32) as server:
         for name in names:
-            with peer_server(name, folder=ROOT / ".bench" / "serving", scratch=world.folder, core=world.core) as (peer, fault):
+            with peer_server(name, folder=ROOT / ".bench" / "serving", scratch=world.folder, core=world.core, spare=world.load_core) as (
+                peer,
+                fault,
+            ):
                 yield _beside_peer(world, server, name, peer, fault, rounds=rounds, seconds=seconds)
 
 
