@@ -83,7 +83,7 @@ def records_of(log: Path) -> list[Any]:
 @contextlib.contextmanager
 def serving_from(folder: Path, tasks: Path, **settings: Any) -> Iterator[Server]:
     """A server of this process, on a store and logs below `folder`."""
-    config = ServerConfig(address="127.0.0.1:0", **{"poll_s": 0.02, "heartbeat_s": 3600.0, "drain_grace_s": 1.0, **settings})
+    config = ServerConfig(**{"address": "127.0.0.1:0", "poll_s": 0.02, "heartbeat_s": 3600.0, "drain_grace_s": 1.0, **settings})
     server = Server(config, tasks=load_tasks(tasks), store=folder / "store", logs=folder / "logs")
     try:
         server.start()
