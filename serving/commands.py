@@ -22,6 +22,7 @@ from protos.errors import ProtosError
 from protos.task import load_tasks
 from serving import call_commands
 from serving.config import load_server_config
+from serving.dashboard.command import dashboard
 from serving.demo.command import demo, drill
 from serving.errors import ServingError
 from serving.json_logs import log_as_json
@@ -37,6 +38,7 @@ app = typer.Typer(
 call_commands.register(app)
 app.command()(demo)
 app.command()(drill)
+app.command()(dashboard)
 
 Tasks = Annotated[Path, typer.Option("--tasks", help="Directory of task files (*.yaml).")]
 StorePath = Annotated[Path, typer.Option("--store", help="Directory of the policy store.")]

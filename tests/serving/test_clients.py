@@ -28,6 +28,7 @@ OUTCOME = {"window_s": 30.0}
 WHOLE_TASK = {
     **TASK,
     "policy": {"name": "uniform", "floor": 1.0, "slate_size": 2},
+    "limits": {"max_candidates": 8, "max_slots": 2},
     "rewards": {"outcomes": {"reward": OUTCOME, "click": OUTCOME}},
     "attribution": {"impression_window_s": 30.0},
 }
@@ -116,7 +117,7 @@ def test_a_server_that_was_never_there_raises_without_a_fallback_and_what_waits_
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     nowhere = free_address()
-    with PolicyClient(nowhere, timeout_s=0.2) as client, pytest.raises(Unavailable, match="cannot be reached"):
+    with PolicyClient(nowhere) as client, pytest.raises(Unavailable, match="cannot be reached"):
         client.decide("shop", unit_id="u", context=CONTEXT)
     with PolicyClient(nowhere, timeout_s=0.2, fallback=Fallback(actions={"shop": ["a"]})) as client:
         assert client.decide("shop", unit_id="u", context=CONTEXT).is_fallback
