@@ -4,7 +4,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
 
-
 from prometheus_client.parser import text_string_to_metric_families
 
 __all__ = ["Labels", "Samples", "ask", "read_samples", "summed", "value_of"]

@@ -54,7 +54,9 @@ class Board:
         return task_names(self._places.store)
 
     def watch(self, stop: threading.Event) -> None:
-        """Looks at the servers every few seconds."""
+        """Looks at the servers every few seconds; first it reads what the first page will ask for."""
+        for task in self.tasks()[:1]:
+            self._slow(task)
         while self._places.servers:
             self.look()
             if stop.wait(_LOOK_EVERY_S):

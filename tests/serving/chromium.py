@@ -23,6 +23,7 @@ class Browser:
     def __init__(self, to: int, answers: int) -> None:
         self._to, self._answers, self._numbers, self._rest = to, answers, iter(range(1, 1 << 30)), b""
         self._session: dict[str, str] = {}
+        self._loaded = False
         self.errors: list[str] = []
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session = {"sessionId": self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
@@ -36,8 +37,11 @@ class Browser:
         self._call("Emulation.setEmulatedMedia", features=[scheme])
 
     def open(self, url: str) -> None:
-        """Loads a page."""
+        """Loads a page, until all its files are there."""
+        self._loaded = False
         self._call("Page.navigate", url=url)
+        while not self._loaded:
+            self._note(self._next())
 
     def evaluate(self, script: str) -> Any:
         """What an expression comes to, as JSON; a promise is awaited."""
@@ -77,6 +81,7 @@ class Browser:
 
     def _note(self, message: Mapping[str, Any]) -> None:
         about = message.get("params", {})
+        self._loaded |= message.get("method") == "Page.loadEventFired"
         if message.get("method") == "Runtime.consoleAPICalled" and about["type"] in ("error", "warning", "assert"):
             self.errors.append(str([argument.get("value") for argument in about["args"]]))
         if message.get("method") == "Runtime.exceptionThrown":

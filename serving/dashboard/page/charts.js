@@ -45,8 +45,9 @@ function shown(value, digits = 3) {
 /** Seconds as a person says them. */
 function span(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "–";
+  if (seconds === 0) return "0";
   if (seconds < 0.0995) return `${(seconds * 1000).toFixed(0)} ms`;
-  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  if (seconds < 9.95) return `${Number.isInteger(seconds) ? seconds : seconds.toFixed(1)} s`;
   if (seconds < 120) return `${Math.round(seconds)} s`;
   if (seconds < 7200) return `${Math.round(seconds / 60)} min`;
   return seconds < 172800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} days`;
@@ -95,11 +96,11 @@ function lineChart(holder, { time_us, lines, marks = [], level = null, from = 0,
   const y = (value) => top + (1 - (value - bottomValue) / (topValue - bottomValue)) * (height - top - bottom);
   for (const value of levels) {
     svg.append(draw("line", { class: "rule", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
-    svg.append(draw("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, say(value, 2)));
+    svg.append(draw("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, value === 0 ? "0" : say(value, 2)));
   }
   for (const time of moments(first, last, Math.max(Math.floor((width - left) / 110), 2))) {
-    const at = x(time), edge = at > width - 34 ? "end" : at < left + 20 ? "start" : "middle";
-    svg.append(draw("text", { x: at, y: height - 5, "text-anchor": edge }, clock(time, (last - first) / 1e6)));
+    // A label that would stand out over the edge is left out, rather than put where its moment is not.
+    if (x(time) < width - 24) svg.append(draw("text", { x: x(time), y: height - 5, "text-anchor": "middle" }, clock(time, (last - first) / 1e6)));
   }
   if (level && level.value !== null) svg.append(draw("line", { class: "level", x1: left, x2: width - right, y1: y(level.value), y2: y(level.value) }));
   for (const time of marks) if (time >= first && time <= last) svg.append(draw("line", { class: "mark", x1: x(time), x2: x(time), y1: top, y2: height - bottom }));

@@ -7,7 +7,7 @@ const root = document.documentElement;
 let task = new URLSearchParams(location.search).get("task") || "", state = null, timer = 0, allVerdicts = false, drawn = {};
 
 const short = (digest) => (digest || "").slice(0, 12);
-const percent = (share, digits = 0) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(share > 0 && share < 0.1 ? Math.max(digits, 1) : digits)} %`);
+const percent = (share) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(share > 0 && share < 0.0995 ? 1 : 0)} %`);
 const ago = (us) => (us ? `${span(Math.max((state.now_us - us) / 1e6, 0))} ago` : "");
 const full = (us) => new Date(us / 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 const moment = (us) => el("time", { dateTime: new Date(us / 1000).toISOString(), title: full(us) }, ago(us));
@@ -119,10 +119,16 @@ function latencyTile() {
 function rewardTile() {
   const { rows } = state, first = baseline();
   if (rows.absent || rows.recent.mean === null) return tile("Reward a decision", "–", "", "no closed rows yet");
-  const gain = first && first.mean ? rows.recent.mean / first.mean - 1 : null;
-  const under = gain === null ? `the newest ${rows.recent.n.toLocaleString("en")} decisions`
-    : el("span", {}, el("span", { className: gain >= 0 ? "up" : "down" }, `${gain >= 0 ? "▲" : "▼"} ${percent(Math.abs(gain))}`), " against the first champion");
-  return tile("Reward a decision, newest", shown(rows.recent.mean), rows.recent.error === null ? "" : `± ${shown(1.96 * rows.recent.error)}`, under);
+  return tile("Reward a decision, newest", shown(rows.recent.mean), rows.recent.error === null ? "" : `± ${shown(1.96 * rows.recent.error)}`, againstFirst(rows.recent, first));
+}
+
+/** The newest reward against the first champion's: a share where it is more than chance. */
+function againstFirst(recent, first) {
+  if (!first || first.mean === null) return `the newest ${recent.n.toLocaleString("en")} decisions`;
+  const gain = recent.mean - first.mean, chance = 1.96 * Math.hypot(recent.error || 0, first.error || 0);
+  if (Math.abs(gain) <= chance) return "no different from the first champion";
+  const size = first.mean > 0 ? percent(Math.abs(gain) / first.mean) : shown(Math.abs(gain));
+  return el("span", {}, el("span", { className: gain > 0 ? "up" : "down" }, `${gain > 0 ? "▲" : "▼"} ${size}`), gain > 0 ? " above the first champion" : " below the first champion");
 }
 
 function lagTile() {
@@ -257,7 +263,7 @@ function showPropensities() {
 function bar(share) {
   const inner = el("i"), outer = el("span", { className: "share", "aria-hidden": "true" }, inner);
   inner.style.width = `${Math.max(100 * share, share > 0 ? 1 : 0)}%`;
-  return outer;
+  return el("div", { className: "part" }, el("span", {}, percent(share)), outer);
 }
 
 function plainTable(heads, rows) {
@@ -271,12 +277,11 @@ function showArms() {
   const { rows, standing } = state, holder = $("arms"), title = el("h2", {}, "Arms and policies");
   if (rows.absent) return holder.replaceChildren(title, absent("Nothing to compare.", rows.absent));
   const role = (digest) => (standing.absent ? "" : digest === standing.champion.digest ? "champion" : standing.staged && digest === standing.staged.digest ? "staged" : digest === standing.baseline ? "first" : "");
-  const share = (group) => el("div", {}, percent(group.share), bar(group.share));
   const policies = rows.policies.slice(0, 8).map((group) => [
     el("div", {}, group.policy, el("div", { className: "quiet small" }, el("span", { className: "mono" }, short(group.name).slice(0, 8)), role(group.name) ? ` · ${role(group.name)}` : "")),
-    share(group), group.n.toLocaleString("en"), plusMinus(group),
+    bar(group.share), group.n.toLocaleString("en"), plusMinus(group),
   ]);
-  const arms = rows.arms.map((group) => [group.name || "none", share(group), group.n.toLocaleString("en"), plusMinus(group)]);
+  const arms = rows.arms.map((group) => [group.name || "none", bar(group.share), group.n.toLocaleString("en"), plusMinus(group)]);
   holder.replaceChildren(
     title,
     plainTable(["Arm", "Share", "Decisions", "Reward"], arms),
@@ -293,7 +298,7 @@ function showActions() {
   const rest = actions.rest > 0 ? ` The other ${actions.actions - actions.top.length} share ${percent(actions.rest)}.` : "";
   holder.replaceChildren(
     title,
-    plainTable(["Action", "Share", "Seen", "Reward"], actions.top.map((action) => [el("span", { className: "who" }, action.name), el("div", {}, percent(action.share), bar(action.share)), action.n.toLocaleString("en"), shown(action.mean)])),
+    plainTable(["Action", "Share", "Seen", "Reward"], actions.top.map((action) => [el("span", { className: "who" }, action.name), bar(action.share), action.n.toLocaleString("en"), shown(action.mean)])),
     el("p", { className: "quiet small" }, `Of ${actions.seen.toLocaleString("en")} slots that were seen; reward is a seen slot's.${rest}`),
   );
 }
@@ -315,7 +320,7 @@ function contest(verdict, reach) {
     el("div", { className: "verdict" }, el("span", { className: `chip ${verdict.decision}` }, word), el("p", { className: "when" }, verdict.decided_us ? moment(verdict.decided_us) : "")),
     el("div", {}, el("p", { className: "who" }, el("span", { className: "mono", title: verdict.digest }, short(verdict.digest)), about ? ` · ${about}` : ""),
       el("p", { className: "why" }, verdict.reasons[0] || "No reason is kept."),
-      verdict.came ? el("p", { className: `came ${verdict.came.wrong ? "red" : "green"}` }, `Afterwards: ${verdict.came.said}`) : null),
+      verdict.came ? el("p", { className: `came ${verdict.came.wrong ? "red" : verdict.came.realised[0] === null ? "quiet" : "green"}` }, `Afterwards: ${verdict.came.said}`) : null),
     gap(verdict, reach));
 }
 
