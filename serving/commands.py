@@ -26,6 +26,7 @@ from serving.dashboard.command import dashboard
 from serving.demo.command import demo, drill
 from serving.errors import ServingError
 from serving.json_logs import log_as_json
+from serving.new_task import new
 from serving.replay import Report, replay_logs
 from serving.server import ALL_OF_IT, WORKER, Server, now_us
 from serving.workers import Workers, ends_with_its_parent
@@ -39,6 +40,7 @@ call_commands.register(app)
 app.command()(demo)
 app.command()(drill)
 app.command()(dashboard)
+app.command()(new)
 
 Tasks = Annotated[Path, typer.Option("--tasks", help="Directory of task files (*.yaml).")]
 StorePath = Annotated[Path, typer.Option("--store", help="Directory of the policy store.")]

@@ -42,9 +42,10 @@ def loads(looks: Sequence[Look]) -> dict[str, Any]:
 
 
 def _now(recent: Look, newest: Look) -> dict[str, Any]:
-    # With one look there is no difference yet: then the quantiles are those since the server's start.
-    since = recent if recent is not newest else Look(newest.time_us, {})
-    p50, p99 = _quantiles_ms(since, newest)
+    p50, p99 = _quantiles_ms(recent, newest)
+    if p50 is None:
+        # One look, or no call since: then those of all calls since the server's start.
+        p50, p99 = _quantiles_ms(Look(newest.time_us, {}), newest)
     return {
         "per_s": _rate(recent, newest, "slateloop_decisions_total") if recent is not newest else None,
         "p50_ms": p50,

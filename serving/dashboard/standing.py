@@ -32,8 +32,8 @@ def standing(root: Path, task: str) -> dict[str, Any] | None:
         "champion": {**_snapshot(store, pointer.digest), "is_baseline": pointer.digest == pointer.baseline},
         "baseline": pointer.baseline,
         "moves": pointer.generation,
-        "moved_us": pointer.moved_us,
-        "verdict": pointer.quoted,
+        "since_us": _since_us(store, pointer),
+        "verdict": pointer.verdict,
         "kill_switch": store.kill_switch,
         "staged": {**_snapshot(store, pointer.challenger), "share": pointer.share} if pointer.challenger else None,
         "waiting": [{**_snapshot(store, item.digest), "published_us": item.published_us} for item in store.challengers()],
@@ -52,6 +52,18 @@ def _snapshot(store: Store, digest: str) -> dict[str, Any]:
     except (BanditsError, OSError):
         return {"digest": digest, "policy": "?", "kind": "", "label": "", "rows": 0}
     return {"digest": digest, "policy": manifest.policy, "kind": manifest.kind, "label": manifest.label, "rows": manifest.rows}
+
+
+def _since_us(store: Store, pointer: Pointer) -> int:
+    """When the champion took its place, microseconds since the epoch: steps of a challenger beside it changed nothing for it."""
+    since_us = pointer.moved_us
+    for entry in reversed(store.audit()):
+        if entry.get("action") not in _MOVES or "digest" not in entry:
+            continue
+        if entry["digest"] != pointer.digest:
+            break
+        since_us = int(entry["time_us"])
+    return since_us
 
 
 def _rollback(store: Store, pointer: Pointer, *, root: Path, task: str) -> dict[str, Any]:

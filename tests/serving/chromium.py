@@ -4,8 +4,10 @@ import base64
 import contextlib
 import json
 import os
+import select
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,14 @@ import pytest
 CHROMIUM = shutil.which("chromium")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; `.ci/install-browser` installs Debian's")
 _WAIT_S = 60.0
+# The protocol is spoken at the descriptors 3 and 4: both are moved out of the way first.
+_AT_3_AND_4 = """
+import fcntl, os, sys
+commands, says = (fcntl.fcntl(int(at), fcntl.F_DUPFD, 10) for at in sys.argv[1:3])
+os.dup2(commands, 3)
+os.dup2(says, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Browser:
@@ -73,6 +83,8 @@ class Browser:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
+            ready, _, _ = select.select([self._answers], [], [], _WAIT_S)
+            assert ready, f"the browser said nothing for {_WAIT_S:.0f} s"
             part = os.read(self._answers, 1 << 20)
             assert part, "the browser ended"
             self._rest += part
@@ -99,9 +111,12 @@ def browser(folder: Path) -> Iterator[Browser]:
     # No sandbox: a container has no user namespaces, and the page is our own.
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe", "--hide-scrollbars"]
     command = [CHROMIUM, *flags, f"--user-data-dir={folder / 'profile'}"]
-    # The protocol is spoken at the descriptors 3 and 4.
-    shell = ["/bin/sh", "-c", f'exec "$0" "$@" 3<&{commands} 4>&{says}', *command]
-    process = subprocess.Popen(shell, pass_fds=(commands, says), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _AT_3_AND_4, str(commands), str(says), *command],
+        pass_fds=(commands, says),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     os.close(commands)
     os.close(says)
     try:

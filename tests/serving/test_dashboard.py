@@ -117,6 +117,7 @@ def test_the_rows_of_a_fallback_alone_have_no_propensity_of_a_policy(folder: Pat
 def test_the_standing_of_a_task_says_who_serves_who_wants_to_and_the_way_back(folder: Path) -> None:
     said = standing(folder / "store", "shop")
     assert said is not None and said["champion"]["policy"] == "linear_thompson" and not said["champion"]["is_baseline"]
+    assert said["since_us"] == BEGAN_US + 200_000_000, "the step of the one beside it changed nothing for the champion"
     assert said["staged"]["share"] == 0.1 and said["moves"] == 3 and len(said["waiting"]) == 1
     assert said["rollback"]["command"].startswith("ope rollback --task shop --store ") and "staged" in said["rollback"]["does"]
     assert said["verdict_counts"] == {"promote": 2, "hold": 1, "veto": 1}

@@ -39,8 +39,12 @@ function shown(value, digits = 3) {
   const size = Math.abs(value);
   if (size !== 0 && size < 1e-4) return value.toExponential(1);
   if (size >= 100) return Math.round(value).toLocaleString("en");
+  if (size === 0) return "0";
   return size >= 10 ? value.toFixed(1) : value.toFixed(digits);
 }
+
+/** A round number, for an axis. */
+const compact = (value) => value.toLocaleString("en", { maximumSignificantDigits: 6 });
 
 /** Seconds as a person says them. */
 function span(seconds) {
@@ -96,9 +100,9 @@ function lineChart(holder, { time_us, lines, marks = [], level = null, from = 0,
   const y = (value) => top + (1 - (value - bottomValue) / (topValue - bottomValue)) * (height - top - bottom);
   for (const value of levels) {
     svg.append(draw("line", { class: "rule", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
-    svg.append(draw("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, value === 0 ? "0" : say(value, 2)));
+    svg.append(draw("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, say === shown ? compact(value) : say(value)));
   }
-  for (const time of moments(first, last, Math.max(Math.floor((width - left) / 110), 2))) {
+  for (const time of moments(first, last, Math.max(Math.floor((width - left) / 84), 2))) {
     // A label that would stand out over the edge is left out, rather than put where its moment is not.
     if (x(time) < width - 24) svg.append(draw("text", { x: x(time), y: height - 5, "text-anchor": "middle" }, clock(time, (last - first) / 1e6)));
   }

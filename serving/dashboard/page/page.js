@@ -12,7 +12,9 @@ const ago = (us) => (us ? `${span(Math.max((state.now_us - us) / 1e6, 0))} ago` 
 const full = (us) => new Date(us / 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 const moment = (us) => el("time", { dateTime: new Date(us / 1000).toISOString(), title: full(us) }, ago(us));
 const absent = (what, why) => el("p", { className: "absent" }, el("b", {}, what), why);
-const plusMinus = (group) => (group.mean === null ? "–" : `${shown(group.mean)}${group.error === null ? "" : ` ± ${shown(1.96 * group.error)}`}`);
+const half = (group) => (group.error === null ? "" : `± ${shown(1.96 * group.error)}`);
+const plusMinus = (group) => (group.mean === null ? "–" : el("span", {}, shown(group.mean), " ", el("span", { className: "half" }, half(group))));
+const count = (n, one, many) => `${Math.round(n).toLocaleString("en")} ${n === 1 ? one : many}`;
 const signed = (value) => (value === null ? "–" : `${value < 0 ? "−" : "+"}${shown(Math.abs(value))}`);
 
 function baseline() {
@@ -27,11 +29,10 @@ function own() {
 }
 
 function showPulse() {
-  const { rows } = state, age = rows.absent ? Infinity : (state.now_us - rows.until_us) / 1e6;
-  const live = age < 60, counting = !state.server.absent;
-  $("pulse").dataset.is = live || counting ? "live" : "still";
-  $("pulse-text").textContent = rows.absent ? (counting ? "Server answers, no rows yet" : "No decisions to show yet")
-    : live ? "Live" : `At rest: the newest decision is ${span(age)} old`;
+  const { rows, server } = state, age = rows.absent ? Infinity : (state.now_us - rows.until_us) / 1e6;
+  const live = age < 60 || (!server.absent && server.now.per_s > 0);
+  $("pulse").dataset.is = live ? "live" : "still";
+  $("pulse-text").textContent = live ? "Live" : rows.absent ? "No decisions to show yet" : `At rest: the newest decision is ${span(age)} old`;
 }
 
 function showTasks() {
@@ -48,7 +49,7 @@ function showChampion() {
   if (standing.absent) return $("champion").replaceChildren(absent("No champion to show.", standing.absent));
   const { champion } = standing, mine = own(), first = baseline();
   const facts = [
-    ["Since", moment(standing.moved_us)],
+    ["Since", moment(standing.since_us)],
     ["Chosen by", champion.is_baseline ? "the beginning: it has learned nothing" : standing.verdict ? el("span", {}, "verdict ", el("span", { className: "mono" }, short(standing.verdict).slice(0, 8))) : "no verdict"],
     ["Learned from", champion.rows ? `${champion.rows.toLocaleString("en")} rows` : "no rows"],
     ["Its own reward", mine ? plusMinus(mine) : "no closed rows yet"],
@@ -111,7 +112,8 @@ function trafficTile() {
 
 function latencyTile() {
   const { server, run } = state;
-  if (!server.absent) return tile("Latency, 99 of 100", shown(server.now.p99_ms, 1), "ms", `median ${shown(server.now.p50_ms, 1)} ms, in the server`);
+  if (!server.absent) return server.now.p99_ms === null ? tile("Latency, 99 of 100", "–", "", "no calls yet")
+    : tile("Latency, 99 of 100", shown(server.now.p99_ms, 1), "ms", `median ${shown(server.now.p50_ms, 1)} ms, in the server`);
   if (run.select_p99_ms) return tile("Latency, 99 of 100", shown(run.select_p99_ms, 1), "ms", `median ${shown(run.select_p50_ms, 1)} ms, as the demo's callers saw it`);
   return tile("Latency, 99 of 100", "–", "", "needs --metrics of a server");
 }
@@ -119,7 +121,7 @@ function latencyTile() {
 function rewardTile() {
   const { rows } = state, first = baseline();
   if (rows.absent || rows.recent.mean === null) return tile("Reward a decision", "–", "", "no closed rows yet");
-  return tile("Reward a decision, newest", shown(rows.recent.mean), rows.recent.error === null ? "" : `± ${shown(1.96 * rows.recent.error)}`, againstFirst(rows.recent, first));
+  return tile("Reward a decision, newest", shown(rows.recent.mean), half(rows.recent), againstFirst(rows.recent, first));
 }
 
 /** The newest reward against the first champion's: a share where it is more than chance. */
@@ -143,12 +145,12 @@ function soundTile() {
   const { server, rows } = state, faults = [];
   if (!server.absent) {
     if (server.now.log_blocked) faults.push("the log takes nothing");
-    if (server.now.fallbacks) faults.push(`${shown(server.now.fallbacks)} unlogged fallbacks`);
-    if (server.now.snapshot_failures) faults.push(`${shown(server.now.snapshot_failures)} snapshots not served`);
+    if (server.now.fallbacks) faults.push(count(server.now.fallbacks, "unlogged fallback", "unlogged fallbacks"));
+    if (server.now.snapshot_failures) faults.push(count(server.now.snapshot_failures, "snapshot not served", "snapshots not served"));
   }
   if (!rows.absent) {
-    if (rows.counts.fallback) faults.push(`${rows.counts.fallback.toLocaleString("en")} rows by a fallback`);
-    if (rows.counts.overridden) faults.push(`${rows.counts.overridden.toLocaleString("en")} slates shown otherwise`);
+    if (rows.counts.fallback) faults.push(count(rows.counts.fallback, "row by a fallback", "rows by a fallback"));
+    if (rows.counts.overridden) faults.push(count(rows.counts.overridden, "slate shown otherwise", "slates shown otherwise"));
   }
   if (rows.absent && server.absent) return tile("Out of the ordinary", "–", "", "nothing to look at");
   if (!faults.length) return tile("Out of the ordinary", "nothing", "", "no fallbacks, no slates shown otherwise");
