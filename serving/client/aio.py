@@ -15,7 +15,7 @@ from protos.policy_pb2 import AssignResponse, FeedbackRequest, GetPolicyResponse
 from protos.policy_pb2_grpc import PolicyServiceStub
 from protos.task import DEFAULT_TENANT
 from serving import events
-from serving.client.channel import channel_options
+from serving.client.channel import Token, call_metadata, channel_options
 from serving.client.core import SINK, Call, Core, Flow
 from serving.client.decision import Decision, Rewards
 from serving.client.failures import error_of
@@ -45,14 +45,19 @@ class AsyncPolicyClient:
         tenant: str = DEFAULT_TENANT,
         fallback: Fallback | None = None,
         sink: Callable[[Sequence[Event]], Awaitable[None]] | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        token: Token | None = None,
         gather: bool = True,
     ) -> None:
         """The arguments are those of PolicyClient; `sink` is awaited."""
-        self._channel = grpc.aio.insecure_channel(address, options=channel_options())
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(address, options=channel_options())
+        else:
+            self._channel = grpc.aio.secure_channel(address, credentials, options=channel_options())
         self._stub: Any = PolicyServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._address, self._timeout_s, self._sink = address, timeout_s, sink
+        self._address, self._timeout_s, self._sink, self._token = address, timeout_s, sink, token
         self._core = Core(tenant=tenant, fallback=fallback, has_sink=sink is not None, now_us=_now_us, new_id=_new_id)
-        self._gathering = Gathering(self.select_batch) if gather else None
+        self._gathering = Gathering(self._together) if gather else None
         self._delivery: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "AsyncPolicyClient":
@@ -97,6 +102,15 @@ class AsyncPolicyClient:
     async def select_batch(self, requests: Sequence[SelectRequest]) -> list[SelectResponse | ServingError]:
         """As PolicyClient.select_batch."""
         return await self._run(self._core.select_batch(requests))
+
+    async def _together(self, requests: Sequence[SelectRequest]) -> list[SelectResponse | ServingError]:
+        """As `select_batch`; one request alone goes as what it is, which every front answers fastest."""
+        if len(requests) > 1:
+            return await self.select_batch(requests)
+        try:
+            return [await self._run(self._core.select(requests[0]))]
+        except ServingError as error:
+            return [error]
 
     async def assign(self, task: str, *, unit_id: str) -> AssignResponse:
         """As PolicyClient.assign."""
@@ -144,7 +158,7 @@ class AsyncPolicyClient:
         if call.method == SINK:
             return await self._hand_over(call.message)
         try:
-            return await getattr(self._stub, call.method)(call.message, timeout=self._timeout_s)
+            return await getattr(self._stub, call.method)(call.message, timeout=self._timeout_s, metadata=call_metadata(self._token))
         except grpc.RpcError as error:
             raise error_of(error, address=self._address) from error
 

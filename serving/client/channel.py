@@ -1,9 +1,13 @@
-"""How clients' channels are set up: retries by service config, reconnects that come back soon. Plain data."""
+"""How clients' channels are set up: retries by service config, reconnects that come back soon, and what says who calls. Plain data."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["channel_options"]
+__all__ = ["Token", "call_metadata", "channel_options"]
+
+# Gives the token of a call: asked each time, so that a new one is used as soon as there is one.
+Token = Callable[[], str]
 
 _SERVICE_CONFIG = {
     "methodConfig": [
@@ -37,3 +41,8 @@ def channel_options() -> list[tuple[str, Any]]:
         ("grpc.initial_reconnect_backoff_ms", _FIRST_RECONNECT_MS),
         ("grpc.max_reconnect_backoff_ms", _LONGEST_RECONNECT_MS),
     ]
+
+
+def call_metadata(token: Token | None) -> list[tuple[str, str]]:
+    """Metadata of a call: the bearer token, where there is one."""
+    return [] if token is None else [("authorization", f"Bearer {token()}")]

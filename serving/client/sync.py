@@ -23,7 +23,7 @@ from protos.policy_pb2 import (
 from protos.policy_pb2_grpc import PolicyServiceStub
 from protos.task import DEFAULT_TENANT
 from serving import events
-from serving.client.channel import channel_options
+from serving.client.channel import Token, call_metadata, channel_options
 from serving.client.core import SINK, Call, Core, Flow
 from serving.client.decision import Decision, Rewards
 from serving.client.failures import error_of, outcome
@@ -55,12 +55,18 @@ class PolicyClient:
         tenant: str = DEFAULT_TENANT,
         fallback: Fallback | None = None,
         sink: Callable[[Sequence[Event]], None] | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        token: Token | None = None,
     ) -> None:
         """`address`: host:port. `timeout_s`: deadline of each call, retries included, seconds. `sink` takes what waits in place of the
-        server's Feedback (a producer to Kafka, say), may raise, and is then called again with the same events."""
-        self._channel = grpc.insecure_channel(address, options=channel_options())
+        server's Feedback (a producer to Kafka, say), may raise, and is then called again with the same events. `credentials`: for TLS, of
+        grpc.ssl_channel_credentials. `token`: gives the bearer token of each call."""
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address, options=channel_options())
+        else:
+            self._channel = grpc.secure_channel(address, credentials, options=channel_options())
         self._stub: Any = PolicyServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._address, self._timeout_s, self._sink = address, timeout_s, sink
+        self._address, self._timeout_s, self._sink, self._token = address, timeout_s, sink, token
         self._core = Core(tenant=tenant, fallback=fallback, has_sink=sink is not None, now_us=_now_us, new_id=_new_id)
         self._delivery: threading.Thread | None = None
         self._delivering = threading.Lock()
@@ -109,7 +115,8 @@ class PolicyClient:
         """As `select_batch`, for as long as requests come; each is answered in its turn, on a thread of the server that is kept for it.
         Without fallback."""
         try:
-            for item in self._stub.SelectStream(identified(request, request_id=_new_id()) for request in requests):
+            named = (identified(request, request_id=_new_id()) for request in requests)
+            for item in self._stub.SelectStream(named, metadata=call_metadata(self._token)):
                 yield outcome(item)
         except grpc.RpcError as error:
             raise error_of(error, address=self._address) from error
@@ -194,7 +201,7 @@ class PolicyClient:
         if call.method == SINK:
             return self._hand_over(call.message)
         try:
-            return getattr(self._stub, call.method)(call.message, timeout=self._timeout_s)
+            return getattr(self._stub, call.method)(call.message, timeout=self._timeout_s, metadata=call_metadata(self._token))
         except grpc.RpcError as error:
             raise error_of(error, address=self._address) from error
 

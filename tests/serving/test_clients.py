@@ -1,6 +1,7 @@
 """The two clients on a server that answers, goes away, and comes back: what they show meanwhile is flagged, logged and accounted for."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import itertools
 import json
@@ -14,8 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
+import trustme
 import yaml
 
 from protos.events_pb2 import FALLBACK_REASON_CLIENT, Event
@@ -166,6 +169,38 @@ def test_a_sink_that_raises_is_called_again_with_the_same_events() -> None:
             return client.counts
 
     assert asyncio.run(ask()) == Counts(fallbacks=1, delivered=1) and taken[0] == taken[-1]
+
+
+class Witness(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """A server that answers every call with an empty message, and keeps what the callers said of themselves."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def service(self, handler_call_details: Any) -> Any:
+        self.said.append(dict(handler_call_details.invocation_metadata).get("authorization", ""))
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: b"")
+
+
+def test_both_clients_speak_tls_and_give_a_token_of_the_moment_with_every_call() -> None:
+    authority, witness = trustme.CA(), Witness()
+    own = authority.issue_cert("localhost")
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1), handlers=[witness])
+    chain = b"".join(blob.bytes() for blob in own.cert_chain_pems)
+    port = server.add_secure_port("localhost:0", grpc.ssl_server_credentials([(own.private_key_pem.bytes(), chain)]))
+    server.start()
+    credentials, numbers = grpc.ssl_channel_credentials(authority.cert_pem.bytes()), itertools.count()
+
+    async def ask() -> None:
+        async with AsyncPolicyClient(f"localhost:{port}", credentials=credentials, token=lambda: f"t{next(numbers)}") as client:
+            await client.policy("shop")
+
+    with PolicyClient(f"localhost:{port}", credentials=credentials, token=lambda: f"t{next(numbers)}") as client:
+        client.policy("shop")
+        client.signal(unit_id="u", name="n")
+    asyncio.run(ask())
+    server.stop(None).wait()
+    assert witness.said == ["Bearer t0", "Bearer t1", "Bearer t2"]
 
 
 class Load:
