@@ -112,6 +112,8 @@ class Board:
         }
 
     def _standing(self, task: str) -> dict[str, Any]:
+        if not task:
+            return _absent(f"{self._places.store} has no task with a champion yet: `serving serve` or `bandits begin` makes the first one.")
         try:
             found = standing(self._places.store, task)
         except (BanditsError, OSError, ValueError, KeyError, TypeError) as error:

@@ -67,7 +67,8 @@ class Website:
 class _Handler(http.server.BaseHTTPRequestHandler):
     """One request."""
 
-    protocol_version: ClassVar[str] = "HTTP/1.1"
+    # A connection a request: none that is kept open outlives the website.
+    protocol_version: ClassVar[str] = "HTTP/1.0"
     server_version: ClassVar[str] = "slateloop"
     sys_version: ClassVar[str] = ""
     # A browser that opens a connection and asks nothing keeps no thread for ever, seconds.

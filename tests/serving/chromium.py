@@ -8,6 +8,7 @@ import select
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,11 @@ class Browser:
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         number = next(self._numbers)
+        began = time.monotonic()
         os.write(self._to, json.dumps({"id": number, "method": method, "params": parameters, **self._session}).encode() + b"\0")
         while True:
             message = self._next()
+            assert time.monotonic() - began < _WAIT_S, f"{method}: no answer for {_WAIT_S:.0f} s, {parameters}"
             if message.get("id") == number:
                 assert "error" not in message, message
                 return dict(message["result"])
