@@ -8,7 +8,7 @@ import math
 import threading
 import urllib.parse
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from serving.dashboard.state import Board
 from serving.errors import ServingError
@@ -68,11 +68,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     """One request."""
 
     # A connection a request: none that is kept open outlives the website.
-    protocol_version: ClassVar[str] = "HTTP/1.0"
-    server_version: ClassVar[str] = "slateloop"
-    sys_version: ClassVar[str] = ""
+    protocol_version = "HTTP/1.0"
+    server_version = "slateloop"
+    sys_version = ""
     # A browser that opens a connection and asks nothing keeps no thread for ever, seconds.
-    timeout: ClassVar[float] = 60.0
+    timeout = 60.0
 
     def __init__(self, board: Board, *arguments: Any) -> None:
         self._board = board

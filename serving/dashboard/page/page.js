@@ -11,7 +11,9 @@ const percent = (share) => (share === null || share === undefined ? "–" : `${(
 const ago = (us) => (us ? `${span(Math.max((state.now_us - us) / 1e6, 0))} ago` : "");
 const full = (us) => new Date(us / 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 const moment = (us) => el("time", { dateTime: new Date(us / 1000).toISOString(), title: full(us) }, ago(us));
-const absent = (what, why) => el("p", { className: "absent" }, el("b", {}, what), why);
+// What stands between backquotes is a command.
+const withCode = (text) => text.split("`").map((part, at) => (at % 2 ? el("code", { className: "mono" }, part) : part));
+const absent = (what, why) => el("p", { className: "absent" }, el("b", {}, what), ...withCode(why));
 const half = (group) => (group.error === null ? "" : `± ${shown(1.96 * group.error)}`);
 const plusMinus = (group) => (group.mean === null ? "–" : el("span", {}, shown(group.mean), " ", el("span", { className: "half" }, half(group))));
 const count = (n, one, many) => `${Math.round(n).toLocaleString("en")} ${n === 1 ? one : many}`;
@@ -39,7 +41,7 @@ function showTasks() {
   const names = state.tasks.length ? state.tasks : [state.task || "none"];
   const select = $("task"), now = [...select.options].map((option) => option.value).join("\n");
   if (now !== names.join("\n")) select.replaceChildren(...names.map((name) => el("option", { value: name }, name)));
-  select.value = state.task;
+  select.value = state.task || names[0];
   $("json").href = `api/state.json?task=${encodeURIComponent(state.task)}`;
   document.title = `${state.task || "no task"} · slateloop`;
 }
