@@ -26,7 +26,7 @@ def dashboard(
         list[str], typer.Option("--metrics", help="host:port of a server's `metrics_address`; repeatable, one a worker.")
     ] = [],  # noqa: B006 (typer reads the default; it is never changed)
     joiner: Annotated[str, typer.Option("--joiner", help="host:port of the joiner's `--metrics-address`.")] = "",
-    address: Annotated[str, typer.Option("--address", help="host:port to listen on; port 0 takes any free one.")] = "127.0.0.1:8090",
+    address: Annotated[str, typer.Option("--address", help="host:port to listen on; whoever reaches it may read.")] = "127.0.0.1:8090",
     task: Annotated[str, typer.Option("--task", help="With --json: the task; the first one where not given.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the state once, as the page gets it, and end.")] = False,
 ) -> None:

@@ -10,8 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
+from prometheus_client import generate_latest
 from typer.testing import CliRunner
 
+import attribution.metrics
+import serving.metrics
 from bandits.config import TaskPolicy, parse_task
 from bandits.store import Store
 from protos.errors import ObservationsError
@@ -24,6 +27,8 @@ from serving.dashboard.standing import standing
 from serving.dashboard.state import Board, Places
 from serving.dashboard.web import Website
 from serving.errors import ServingError
+from serving.metrics import Metrics
+from serving.observers import Observed
 from tests.serving.dashboard_world import BEGAN_US, JOINER, MEANS, ROWS, SECONDS, endpoint, exposition, joined, moved, rows
 from tests.serving.kit import TASK
 
@@ -276,3 +281,19 @@ def test_an_address_that_cannot_be_bound_is_refused_by_name(website: Website) ->
 def test_the_command_prints_the_state_once(folder: Path) -> None:
     ended = CliRunner().invoke(app, ["dashboard", "--folder", str(folder), "--json"])
     assert ended.exit_code == 0 and json.loads(ended.stdout)["standing"]["moves"] == 3
+
+
+def test_the_names_that_are_read_are_those_that_servers_and_joiner_say() -> None:
+    metrics = Metrics(now_us=lambda: 1)
+    for seconds in (0.0008, 0.0008, 0.004):
+        metrics.ended("/slateloop.v1.PolicyService/Select", "OK", seconds)
+    metrics.batch(Observed(requests=3, decided=3, admit_s=0.0, decide_s=0.0, append_s=0.0))
+    metrics.fell_back()
+    metrics.refused("NOT_FOUND")
+    said = loads([Look(1, read_samples(generate_latest(metrics.registry).decode()))])
+    assert (said["now"]["decisions"], said["now"]["fallbacks"], said["now"]["refused"]) == (3.0, 1.0, 1.0)
+    assert said["codes"] == {"OK": 3.0} and 0.5 <= said["now"]["p50_ms"] <= 1.0 and 2.0 <= said["now"]["p99_ms"] <= 5.0
+    for name in read_samples(JOINER):
+        assert name in str(attribution.metrics.__doc__)
+    for name in ("slateloop_snapshot", "slateloop_log_blocked", "slateloop_snapshot_failures", "slateloop_shipping_lag_seconds"):
+        assert f'"{name}"' in Path(str(serving.metrics.__file__)).read_text()

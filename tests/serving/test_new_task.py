@@ -26,9 +26,10 @@ from serving.new_task import task_text
 from serving.tasks import parse_rules
 from tests.serving.kit import ROOT, serving_from
 from tests.serving.test_clients import free_address
+from tests.serving.test_front_clients import TOOLS, tool
 
 FIRST_TASK, CLIENTS = (ROOT / "serving" / name for name in ("FIRST_TASK.md", "CLIENTS.md"))
-GRPCURL = ROOT / ".bench" / "front" / "bin" / "grpcurl"
+GRPCURL = TOOLS / "bin" / "grpcurl"
 
 
 def new(*arguments: object) -> Any:
@@ -187,28 +188,31 @@ def test_the_page_leads_from_nothing_to_a_loop_that_runs(tmp_path: Path) -> None
     assert "propensity 0.333333" in text and "wrote tasks/homepage.yaml" in text and re.search(r"replay_draws +1\.0", text)
 
 
-@pytest.mark.slow
-def test_the_page_of_the_clients_is_true(tmp_path: Path) -> None:
-    if not GRPCURL.exists() and shutil.which("grpcurl") is None:
-        pytest.skip("grpcurl is not here; test_front_clients.py builds it where Go is installed")
+@pytest.fixture
+def clients_reader(tmp_path: Path) -> Iterator[Reader]:
+    """A reader of CLIENTS.md, with the server that it asks."""
     (tmp_path / "tasks").mkdir()
     assert new("homepage", "--tasks", tmp_path / "tasks", "--actions", "news,sports,music").exit_code == 0
     with reader(tmp_path) as reading:
         reading.do("sh", "serving serve --tasks tasks --store store --logs logs --address 127.0.0.1:50051")
-        shells = [code for language, code in blocks(CLIENTS, "sh")]
-        said = "\n".join([reading.do(language, code) for language, code in blocks(CLIENTS, "python")])
-        assert "Counts(fallbacks=0, waiting=0, delivered=0, dropped=0, refused=0)" in said
-        # The shell keeps what it was told: one script, as one would type it.
-        said = reading.do("sh", "{ " + "\n".join(shells) + "\n} 2>&1")
-    for word in (
-        "slateloop.v1.PolicyService",
-        "message SelectRequest",
-        '"logged": true',
-        '"accepted": 2',
-        "did you mean `homepage`",
-        "SERVING",
-    ):
+        yield reading
+
+
+@pytest.mark.slow
+def test_the_python_of_the_page_of_the_clients_runs(clients_reader: Reader) -> None:
+    said = [clients_reader.do(language, code) for language, code in blocks(CLIENTS, "python")]
+    assert len(said) == 2 and "Counts(fallbacks=0, waiting=0, delivered=0, dropped=0, refused=0)" in said[1]
+
+
+@pytest.mark.slow
+def test_the_grpcurl_of_the_page_of_the_clients_runs(clients_reader: Reader) -> None:
+    if shutil.which("grpcurl") is None:
+        tool(f"github.com/fullstorydev/grpcurl/cmd/{GRPCURL.name}@latest")
+    # One script, as one would type it: the shell keeps what it was told.
+    said = clients_reader.do("sh", "{ " + "\n".join(code for _, code in blocks(CLIENTS, "sh")) + "\n} 2>&1")
+    for word in ("slateloop.v1.PolicyService", "message SelectRequest", '"logged": true', '"accepted": 2', "did you mean `homepage`"):
         assert word in said
+    assert '"SERVING"' in said
 
 
 def test_the_pages_are_linked_from_the_readme_and_their_template_travels_with_the_package() -> None:
