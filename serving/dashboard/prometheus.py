@@ -1,6 +1,6 @@
 """Asks Prometheus endpoints, and reads what they say."""
 
-import urllib.error
+import http.client
 import urllib.request
 from collections.abc import Iterable, Mapping
 
@@ -20,8 +20,13 @@ def ask(address: str) -> Samples:
     url = address if "://" in address else f"http://{address}/metrics"
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"{address}: is no http address; give host:port")
-    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
-        return read_samples(answer.read(_MOST_BYTES).decode("utf-8", errors="replace"))
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
+            text = answer.read(_MOST_BYTES).decode("utf-8", errors="replace")
+    except http.client.HTTPException as error:
+        # Say, the address of the Policy API, which speaks another protocol.
+        raise ValueError(f"{type(error).__name__}: it speaks no HTTP/1") from error
+    return read_samples(text)
 
 
 def read_samples(text: str) -> Samples:

@@ -56,8 +56,8 @@ def figures(rows: pa.Table) -> dict[str, Any] | None:
     fallback = rows["fallback"].to_numpy() != 0
     overridden = rows["overridden"].to_numpy(zero_copy_only=False).astype(bool)
     closed = rows["status"].to_numpy(zero_copy_only=False) != "provisional"
-    judged = closed & ~overridden & ~fallback
     reward = rows["reward"].to_numpy()
+    judged = closed & ~overridden & ~fallback & ~np.isnan(reward)
     kept = rows.filter(pa.array(judged))
     return {
         "decisions": rows.num_rows,

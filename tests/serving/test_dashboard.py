@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -297,3 +299,19 @@ def test_the_names_that_are_read_are_those_that_servers_and_joiner_say() -> None
         assert name in str(attribution.metrics.__doc__)
     for name in ("slateloop_snapshot", "slateloop_log_blocked", "slateloop_snapshot_failures", "slateloop_shipping_lag_seconds"):
         assert f'"{name}"' in Path(str(serving.metrics.__file__)).read_text()
+
+
+def test_an_address_that_speaks_something_else_is_said_like_one_that_is_silent(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with listening.accept()[0] as caller:
+                caller.recv(4096)
+                caller.sendall(b"\x00\x00\x12\x04 not http\r\n\r\n")
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        board = Board(places(folder, servers=[f"127.0.0.1:{listening.getsockname()[1]}"]), now_us=now_us)
+        board.look()
+        answering.join()
+    assert "does not answer" in board.state("shop")["server"]["absent"]
