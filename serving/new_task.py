@@ -25,8 +25,8 @@ __all__ = ["new", "task_text"]
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,127}")
 _TEMPLATE = Path(__file__).with_name("new_task.yaml")
 _ACTIONS = ("first", "second", "third")
-# limits.max_candidates of the template.
-_MOST_ACTIONS = 16
+# Candidates that a request may name at least: the narrowest shape that is compiled.
+_FEW = 8
 
 
 @refusing(ServingError, BanditsError, ProtosError)
@@ -55,7 +55,8 @@ def new(
 def task_text(task: str, *, actions: Sequence[str]) -> str:
     """The text of a task's file."""
     listed = ", ".join(json.dumps(action, ensure_ascii=False) for action in actions)
-    return _TEMPLATE.read_text(encoding="utf-8").replace("{task}", json.dumps(task)).replace("{actions}", listed)
+    text = _TEMPLATE.read_text(encoding="utf-8").replace("{task}", json.dumps(task)).replace("{actions}", listed)
+    return text.replace("{candidates}", str(max(len(actions), _FEW)))
 
 
 def _written(task: str, tasks: Path, *, actions: Sequence[str]) -> Path:
@@ -91,5 +92,3 @@ def _check_actions(actions: Sequence[str]) -> None:
         if not 1 <= len(action.encode()) <= ID_BYTES or actions.count(action) > 1:
             fault = "stands twice" if actions.count(action) > 1 else f"has {len(action.encode())} bytes"
             raise ConfigError(f"--actions: {shown(action)} {fault}; give different ids of 1 to {ID_BYTES} bytes, say news,sports,music")
-    if len(actions) > _MOST_ACTIONS:
-        raise ConfigError(f"--actions: {len(actions)} are more than the file's limits.max_candidates = {_MOST_ACTIONS}; begin with fewer")
