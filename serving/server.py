@@ -33,7 +33,7 @@ from serving.idempotency import RequestMemory
 from serving.log_health import LogHealth
 from serving.metrics import Metrics, Watched
 from serving.native import Limits, NativeServer, front, gathered
-from serving.planned import Planned
+from serving.planned import Planned, PlannedBatches
 from serving.request_ids import RequestIds
 from serving.servicer import GATHERED, Servicer, result
 from serving.shipping import Lag, Shipper, kafka_producer, lag_of
@@ -179,8 +179,11 @@ class Server:
 
     def _grpc_server(self) -> Any:
         config = self._config
+        memory = RequestMemory(entries=config.remembered_requests)
+        servicer = self._servicer(memory)
+        planned = self._planned(memory) if config.front == "native" else None
         calls = CallHandler(
-            _methods(self._servicer()),
+            _methods(servicer, batches=self._batches(planned, servicer)),
             deadline_cap_s=config.deadline_cap_s,
             max_streams=config.max_streams,
             new_error_id=_new_id,
@@ -188,8 +191,9 @@ class Server:
         )
         # A stream keeps its thread for as long as it lives.
         pool = concurrent.futures.ThreadPoolExecutor(config.threads + config.max_streams, thread_name_prefix="call")
-        if config.front == "native":
-            server: Any = native_server(calls, pool, config, self._part, shortcut=self._planned().answer)
+        if planned is not None:
+            server: Any = native_server(calls, pool, config, self._part, shortcut=planned.answer)
+            self.metrics.registry.register(server.stages)
         else:
             server = grpcio_server(calls, pool, config, self._part)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -197,19 +201,29 @@ class Server:
             reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server
 
-    def _planned(self) -> Planned:
+    def _planned(self, memory: RequestMemory) -> Planned:
         def append_framed(framed: Callable[[int], bytes]) -> None:
             with self._log_health.watched():
                 self._guards[DECISIONS].check()
                 self._decisions.append_framed(framed)
 
-        return Planned(front().Planner(), holders=self._holders, append_framed=append_framed, observer=self.metrics)
+        return Planned(front().Planner(), holders=self._holders, append_framed=append_framed, memory=memory, observer=self.metrics)
 
-    def _servicer(self) -> Servicer:
+    def _batches(self, planned: Planned | None, servicer: Servicer) -> Method:
+        if planned is None:
+            return Method(servicer.read_batch, servicer.select_batch)
+
+        def answer_some(messages: Sequence[bytes]) -> list[Any]:
+            return self._engine.answer([servicer.read(message) for message in messages])
+
+        batches = PlannedBatches(planned, read=servicer.read_batch, answer=servicer.select_batch, answer_some=answer_some)
+        return Method(batches.read, batches.answer)
+
+    def _servicer(self, memory: RequestMemory) -> Servicer:
         self._engine = Engine(
             holders=self._holders,
             append=self._append_decisions,
-            memory=RequestMemory(entries=self._config.remembered_requests),
+            memory=memory,
             new_request_id=RequestIds(),
             fall_back=self._config.on_log_full == "fallback",
             observer=self.metrics,
@@ -278,12 +292,12 @@ def _file(catalogues: Path | None, rules: TaskRules) -> CatalogueFile | None:
     return CatalogueFile(catalogues / f"{rules.name}.yaml", schema=rules.schema, limits=rules.limits)
 
 
-def _methods(servicer: Servicer) -> dict[str, Method | Stream]:
-    """The calls of the service by full name."""
+def _methods(servicer: Servicer, *, batches: Method) -> dict[str, Method | Stream]:
+    """The calls of the service by full name; `batches` answers SelectBatch."""
     messages = policy_pb2
     return {
         f"/{_SERVICE}/Select": Method(servicer.read, servicer.select, servicer.select_all),
-        f"/{_SERVICE}/SelectBatch": Method(servicer.read_batch, servicer.select_batch),
+        f"/{_SERVICE}/SelectBatch": batches,
         f"/{_SERVICE}/SelectStream": Stream(servicer.read, servicer.select_or_say, result),
         f"/{_SERVICE}/Assign": Method(messages.AssignRequest.FromString, servicer.assign),
         f"/{_SERVICE}/Feedback": Method(messages.FeedbackRequest.FromString, servicer.feedback),

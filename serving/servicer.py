@@ -25,7 +25,7 @@ from serving.gathering import Gathering, Raised, answered_apart
 from serving.plain import PlainRequest
 from serving.wire import head, length_delimited
 
-__all__ = ["BATCH_REQUESTS", "GATHERED", "Servicer", "result"]
+__all__ = ["BATCH_REQUESTS", "GATHERED", "Servicer", "result", "results"]
 
 # Unary requests that are decided together, at most: what one compiled batch holds. More in a batch makes none of them cheaper.
 GATHERED = 32
@@ -65,11 +65,7 @@ class Servicer:
         """Decides many slates; each request is answered or refused by itself. A serialised SelectBatchResponse."""
         if not 1 <= len(requests) <= BATCH_REQUESTS:
             raise refused("requests", f"has {len(requests)} entries; send 1 to {BATCH_REQUESTS} a call")
-        parts: list[bytes] = []
-        for answer in self._engine.answer(requests):
-            begun, rest = (head(b"\x0a", len(answer)), answer) if isinstance(answer, bytes) else (b"", result(answer))
-            parts += (head(b"\x0a", len(begun) + len(rest)), begun, rest)
-        return b"".join(parts)
+        return results(self._engine.answer(requests))
 
     def assign(self, request: AssignRequest) -> bytes:
         """Tells the arm of a unit."""
@@ -100,6 +96,15 @@ class Servicer:
             context_features=[SchemaField(name=item.name, type=item.type, size=item.width) for item in rules.schema.context],
             kill_switch=served.kill_switch,
         ).SerializeToString()
+
+
+def results(answers: Sequence[Answer]) -> bytes:
+    """A serialised SelectBatchResponse."""
+    parts: list[bytes] = []
+    for answer in answers:
+        begun, rest = (head(b"\x0a", len(answer)), answer) if isinstance(answer, bytes) else (b"", result(answer))
+        parts += (head(b"\x0a", len(begun) + len(rest)), begun, rest)
+    return b"".join(parts)
 
 
 def result(answer: Answer) -> bytes:

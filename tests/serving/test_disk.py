@@ -19,7 +19,7 @@ from protos.policy_pb2_grpc import PolicyServiceStub
 from serving.client import error_of
 from serving.errors import Unavailable
 from serving.server import Server
-from tests.serving.kit import records_of, select_request, serving_from
+from tests.serving.kit import FRONTS, records_of, select_request, serving_from
 from tests.serving.test_decision_log import files_limited_to
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -66,10 +66,10 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, tasks: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=FRONTS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tasks: Path) -> Iterator[Server]:
     """One server for all faults: each finds it as healthy as the first did."""
-    with serving_from(tmp_path_factory.mktemp("disk"), tasks, sync_ms=0.1) as running:
+    with serving_from(tmp_path_factory.mktemp("disk"), tasks, front=request.param, sync_ms=0.1) as running:
         yield running
 
 
@@ -165,8 +165,10 @@ def test_an_idle_server_sees_by_its_heartbeats_that_the_disk_was_mended(server: 
     assert health(server) == SERVING
 
 
-def test_where_fallbacks_are_wished_they_are_flagged_and_the_server_goes_on_serving(tasks: Path, tmp_path: Path, shop: TaskPolicy) -> None:
-    with serving_from(tmp_path, tasks, on_log_full="fallback") as server, calling(server, shop) as caller:
+def test_where_fallbacks_are_wished_they_are_flagged_and_the_server_goes_on_serving(
+    tasks: Path, tmp_path: Path, shop: TaskPolicy, front: str
+) -> None:
+    with serving_from(tmp_path, tasks, front=front, on_log_full="fallback") as server, calling(server, shop) as caller:
         with broken(FAULTS["full"]):
             answers = [caller.select() for _ in range(3)]
             assert health(server) == SERVING
