@@ -48,6 +48,8 @@ _logger = logging.getLogger(__name__)
 _SERVICE = policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
 # A connection without a call is closed after so long; its client opens another when it has something to ask.
 _IDLE_MS = 600_000
+# A message may take so long to follow its headers, however short the deadlines are.
+_MESSAGE_WITHIN_S = 1.0
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -201,7 +203,7 @@ class Server:
             observer=self.metrics,
         )
         # A stream keeps its thread for as long as it lives.
-        pool = CallThreads(config.threads + config.max_streams, message_within_s=config.deadline_cap_s)
+        pool = CallThreads(config.threads + config.max_streams, message_within_s=max(config.deadline_cap_s, _MESSAGE_WITHIN_S))
         if planned is not None:
             server: Any = native_server(calls, pool, config, self._part, shortcut=planned.answer)
             self.metrics.registry.register(server.stages)
