@@ -224,12 +224,16 @@ def test_a_member_that_joins_every_five_seconds_and_leaves_again_changes_nothing
     group = "coming" + wire.prefix
     first = Worker(member(wire, group), out=tmp_path, config=config)
     until(lambda: run_worker_once(first) and bool(first.partition_numbers))
-    for _ in range(4):
+
+    def visit() -> None:
         source = member(wire, group)
         other, leaves = Worker(source, out=tmp_path, config=config), time.monotonic() + 5.0
-        until(lambda other=other: run_worker_once(first) and run_worker_once(other) and bool(other.partition_numbers))  # type: ignore[misc]
-        until(lambda other=other, leaves=leaves: run_worker_once(first) and run_worker_once(other) and time.monotonic() > leaves)  # type: ignore[misc]
+        until(lambda: run_worker_once(first) and run_worker_once(other) and bool(other.partition_numbers))
+        until(lambda: run_worker_once(first) and run_worker_once(other) and time.monotonic() > leaves)
         source.close()
+
+    for _ in range(4):
+        visit()
     until(lambda: run_worker_once(first) and len(first.partition_numbers) == PARTITIONS and first.final)
     assert_exactly_once(tmp_path, told, config)
 

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import statistics
 import sys
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -87,7 +88,7 @@ def main() -> None:
                 printed(figure, as_json=given.json)
         finally:
             if server.lives:
-                server._process.kill()  # type: ignore[union-attr]
+                server.end(signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from serving.servicer import Servicer
 from serving.wire import head
 from tests.serving.kit import promote, publish, select_request
 from tests.serving.test_engine_draws import Running, shop
-from tests.serving.test_plain import RULES, candidates, request
+from tests.serving.test_plain import RULES, candidates, damaged, request
 
 READERS = PlainReaders({rules.key: SimpleNamespace(rules=rules) for rules in RULES}, new_request_id=lambda: "drawn")
 
@@ -89,19 +89,9 @@ def test_requests_that_are_alike_are_read_as_one_by_one(name: str) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(sorted(ALIKE)), st.data())
 def test_a_changed_byte_is_never_read_otherwise_than_one_by_one(name: str, data: st.DataObject) -> None:
-    body = bytearray(batch_of(ALIKE[name]()))
-    at = data.draw(st.integers(0, len(body) - 1))
-    change = data.draw(st.sampled_from(["set", "drop", "insert", "cut"]))
-    if change == "set":
-        body[at] = data.draw(st.integers(0, 255))
-    elif change == "drop":
-        del body[at]
-    elif change == "insert":
-        body.insert(at, data.draw(st.integers(0, 255)))
-    else:
-        del body[at:]
-    found = read_together(bytes(body))
-    assert found is None or found == read_apart(bytes(body))
+    body = damaged(batch_of(ALIKE[name]()), data)
+    found = read_together(body)
+    assert found is None or found == read_apart(body)
 
 
 @settings(max_examples=100, deadline=None)

@@ -92,8 +92,10 @@ def test_selects_that_wait_at_the_same_time_travel_together_and_are_answered_eac
 
     async def ask() -> list[Any]:
         async with AsyncPolicyClient(server.address) as client:
-            send = client._gathering._send  # type: ignore[union-attr]
-            client._gathering._send = lambda requests: (sizes.append(len(requests)), send(requests))[1]  # type: ignore[union-attr]
+            gathering = client._gathering
+            assert gathering is not None
+            send = gathering._send
+            gathering._send = lambda requests: (sizes.append(len(requests)), send(requests))[1]
             await client.policy("shop")
             asked = [client.select("shop", unit_id=f"u{i}", context=CONTEXT, slate_size=1 + i % 2) for i in range(200)]
             asked.append(client.select("shop", unit_id="", context=CONTEXT))
