@@ -1,4 +1,4 @@
-"""What users write for this room: the server's own YAML, and the sections `traffic` and `limits` of a task."""
+"""What users write for this room: the server's own YAML, and the section `limits` of a task."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import pydantic
 
 from protos import config
 
-__all__ = ["Limits", "ServerConfig", "Traffic", "load_server_config"]
+__all__ = ["Limits", "ServerConfig", "load_server_config"]
 
 
 class ServerConfig(config.StrictModel):
@@ -72,10 +72,6 @@ class Limits(config.StrictModel):
     max_candidates: int = pydantic.Field(default=128, ge=1, le=10_000)
     #: Slots that a slate may have, 1..64.
     max_slots: int = pydantic.Field(default=8, ge=1, le=64)
-
-
-class Traffic(config.StrictModel):
-    """The section `traffic` of a task's file. The champion takes all of it: there are no keys yet, and any key is refused."""
 
 
 def load_server_config(path: Path | None, *, overrides: Sequence[str] = ()) -> tuple[ServerConfig, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from bandits.traffic import PINNED_ARM, whole
 from protos.policy_pb2 import SelectRequest, SelectResponse
@@ -149,6 +149,8 @@ class Engine:
 
 
 def _asked(selection: Selection, served: Served) -> Asked:
+    if served.beside is not None:
+        return cast(Asked, served.beside.asked(selection, served))
     if not selection.pinned and served.challenger is None:
         return Asked(selection, served.deciding, WHOLE, served.kill_switch)
     if selection.pinned:

@@ -82,7 +82,7 @@ class Planned:
             return
         self._kept[number] = _Kept(rules, served)
         section = rules.policy.section
-        coverable = served.challenger is None and section.draw_by == "decision" and section.range is None and rules.context_size > 0
+        coverable = served.challenger is None and served.beside is None and section.draw_by == "decision" and section.range is None and rules.context_size > 0
         self._planner.keep(number, **(_about(rules, served) if coverable else _nothing()))
 
     def _decide(self, plan: Any, place: int, number: int, width: int, slots: int, rows: bytes) -> None:

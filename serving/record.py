@@ -125,7 +125,7 @@ def _recorded(decided: Decided, row: int, slate: list[int], columns: _Columns, s
         context,
         *_candidate_set(selection),
         logged,
-        _seldom(selection) if selection.parent_decision_id or selection.defaulted else b"",
+        _seldom(selection) if selection.parent_decision_id or selection.defaulted or selection.further else b"",
     )
     response = (
         name,
@@ -211,7 +211,8 @@ def _candidate_set(selection: Selection) -> tuple[bytes, ...]:
 
 def _seldom(selection: Selection) -> bytes:
     """The fields that few decisions have."""
-    return Decision(parent_decision_id=selection.parent_decision_id, defaulted_features=selection.defaulted).SerializeToString()
+    given = Decision(parent_decision_id=selection.parent_decision_id, defaulted_features=selection.defaulted)
+    return given.SerializeToString() + selection.further
 
 
 def _explained(decided: Decided, row: int, slate: list[int]) -> bytes:
