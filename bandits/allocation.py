@@ -36,7 +36,7 @@ class TrafficState(NamedTuple):
 
     generation: int = 0
     moved_us: int = 0
-    experiments: Mapping[str, ExperimentState] = {}  # noqa: RUF012 (never changed)
+    experiments: Mapping[str, ExperimentState] = {}
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> "TrafficState":

@@ -61,6 +61,8 @@ class ServerConfig(config.StrictModel):
     reload_jitter_s: float = pydantic.Field(default=0.0, ge=0.0, le=600.0)
     #: How far an event of Feedback may lie in the future, seconds, >= 0.
     max_future_s: float = pydantic.Field(default=86_400.0, ge=0.0)
+    #: Folder of unit features, one below it a tenant, as `attribution unit-features` writes them; empty = none are held.
+    unit_features: str = ""
     #: Let clients list services and messages (gRPC reflection).
     reflection: bool = False
 

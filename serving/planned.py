@@ -1,8 +1,8 @@
 """Plain requests that come together, decided without a Python object a request: the native front reads them and writes what they become.
 
 Two things stay here: which policy decides (the snapshot that serves, one arm), and the program that decides. Requests with an id of their
-own, of tasks whose traffic is split, whose draws stick to the unit, or whose actions are ranges, and whatever `serving.plain` would not
-read are left to the engine, which is the definition: a test compares the bytes.
+own, of tasks whose traffic is split or that have something beside a decision (serving/traffic), whose draws stick to the unit, or whose
+actions are ranges, and whatever `serving.plain` would not read are left to the engine, which is the definition: a test compares the bytes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -82,7 +82,8 @@ class Planned:
             return
         self._kept[number] = _Kept(rules, served)
         section = rules.policy.section
-        coverable = served.challenger is None and served.beside is None and section.draw_by == "decision" and section.range is None and rules.context_size > 0
+        one_arm = served.challenger is None and served.beside is None
+        coverable = one_arm and section.draw_by == "decision" and section.range is None and rules.context_size > 0
         self._planner.keep(number, **(_about(rules, served) if coverable else _nothing()))
 
     def _decide(self, plan: Any, place: int, number: int, width: int, slots: int, rows: bytes) -> None:

@@ -39,6 +39,8 @@ from serving.servicer import GATHERED, Servicer, result
 from serving.shipping import Lag, Shipper, kafka_producer, lag_of
 from serving.snapshots import SnapshotHolder, SnapshotWatch
 from serving.tasks import TaskRules, rules_by_key
+from serving.traffic.keeper import keeper_of
+from serving.traffic.units import UnitTables
 from serving.turns import Alone, InTurn, Turns
 
 __all__ = ["ALL_OF_IT", "WORKER", "Part", "Server", "now_us"]
@@ -83,7 +85,17 @@ class Server:
         self._config, self._part = config, part
         rules = rules_by_key(tasks)
         self._stores = {key: Store(store, key[1]) for key in rules}
-        self._holders = {key: SnapshotHolder(self._stores[key], rule, catalogue=_file(catalogues, rule)) for key, rule in rules.items()}
+        tables = UnitTables(Path(config.unit_features)) if config.unit_features else None
+        self._holders = {
+            key: SnapshotHolder(
+                self._stores[key],
+                rule,
+                catalogue=_file(catalogues, rule),
+                keeper=keeper_of(self._stores[key], rule, tables=tables),
+                now_us=now_us,
+            )
+            for key, rule in rules.items()
+        }
         self._decisions = self._log(logs / DECISIONS, stamp_decision)
         self._feedback = self._log(logs / FEEDBACK, stamp_append)
         self._health = health.HealthServicer()
@@ -215,7 +227,8 @@ class Server:
             observer=self.metrics,
         )
         ahead_us = int(self._config.max_future_s * 1e6)
-        return Servicer(self._engine, append_feedback=self._append_feedback, latest_us=lambda: now_us() + ahead_us)
+        about: dict[str, Any] = {"now_us": now_us, "latest_us": lambda: now_us() + ahead_us}
+        return Servicer(self._engine, append_feedback=self._append_feedback, **about)
 
     def _append_decisions(self, bodies: Sequence[bytes]) -> None:
         with self._log_health.watched():

@@ -7,7 +7,6 @@ from google.rpc import code_pb2
 from protos.events_pb2 import Event
 from protos.policy_pb2 import (
     AssignRequest,
-    AssignResponse,
     FeedbackRequest,
     FeedbackResponse,
     GetPolicyRequest,
@@ -23,6 +22,7 @@ from serving.feedback import check_events
 from serving.fields import check_id, refused
 from serving.gathering import Gathering, Raised, answered_apart
 from serving.plain import PlainRequest
+from serving.traffic.assign import assignment
 from serving.wire import head, length_delimited
 
 __all__ = ["BATCH_REQUESTS", "GATHERED", "Servicer", "result"]
@@ -36,9 +36,17 @@ BATCH_REQUESTS = 1024
 class Servicer:
     """The methods of slateloop.v1.PolicyService."""
 
-    def __init__(self, engine: Engine, *, append_feedback: Callable[[Sequence[Event]], object], latest_us: Callable[[], int]) -> None:
-        """`latest_us` tells the latest time that an event may have now, microseconds since the epoch."""
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        append_feedback: Callable[[Sequence[Event]], object],
+        now_us: Callable[[], int],
+        latest_us: Callable[[], int],
+    ) -> None:
+        """`now_us` tells the time, and `latest_us` the latest that an event may have now, microseconds since the epoch."""
         self._engine = engine
+        self._now_us = now_us
         #: Decode what `select` and `select_batch` take, from bytes.
         self.read, self.read_batch = engine.readers.one, engine.readers.batch
         self._gathering: Gathering[SelectRequest | PlainRequest, Answer] = Gathering(engine.answer, most=GATHERED, common=LogUnavailable)
@@ -72,12 +80,13 @@ class Servicer:
         return b"".join(parts)
 
     def assign(self, request: AssignRequest) -> bytes:
-        """Tells the arm of a unit."""
+        """Tells the arm of a unit; one that was drawn is logged as exposure before."""
         holder = self._engine.holder(tenant=request.tenant, task=request.task)
         check_id(request.unit_id, field="unit_id")
-        policy, (arm, probability) = holder.served.assigned(task=holder.rules.name, unit_id=request.unit_id)
-        response = AssignResponse(arm=arm, arm_probability=probability, policy=policy.manifest.policy, snapshot_digest=policy.digest)
-        return response.SerializeToString()
+        assigned, exposure = assignment(request, holder.rules, holder.served, now_us=self._now_us)
+        if exposure is not None:
+            self._append_feedback([exposure])
+        return assigned.SerializeToString()
 
     def feedback(self, request: FeedbackRequest) -> bytes:
         """Takes all events of a call into the feedback log, or none."""

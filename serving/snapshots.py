@@ -145,9 +145,10 @@ class SnapshotHolder:
         champion = baseline if pointer.digest == baseline.digest else self._load(pointer.digest)
         served = Served(champion, self._load_if_sound(pointer.previous), baseline, self._source.kill_switch)
         challenger = self._load_if_sound(pointer.challenger)
-        self._served = served._replace(challenger=challenger, split=pointer.split if challenger else None)
-        if self._keeper is not None:
-            self._served = self._served._replace(beside=self._keeper.begin(self._load, now_us=self._now_us()))
+        served = served._replace(challenger=challenger, split=pointer.split if challenger else None)
+        # Before anyone is answered: a unit that is held out must not be decided for by the champion meanwhile.
+        beside = self._keeper.begin(self._load, now_us=self._now_us()) if self._keeper is not None else None
+        self._served = served._replace(beside=beside)
         own = self.rules.policy.spec
         if all(policy is None or policy.manifest.spec != own for policy in (champion, served.previous, baseline, challenger)):
             warm_program(own, self.rules.shapes)

@@ -1,5 +1,6 @@
 """Arms on points: growing moves nobody who need not move, and the store keeps what stands, with an account of each move."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_a_move_moves_as_few_points_as_any_could(first: dict[str, float], second
         kept = sum(max(min(e, f) - max(b, c), 0) for b, e in before[arm] for c, f in after[arm])
         assert kept == min(sum(e - b for b, e in before[arm]), sum(e - b for b, e in after[arm]))
     taken = sorted(part for ranges in after.values() for part in ranges)
-    assert all(end <= begin for (_, end), (begin, _) in zip(taken, taken[1:], strict=False))
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(taken))
 
 
 @pytest.mark.parametrize("shares", [{"a": 0.6, "b": 0.6}, {"a": -0.1}, {"a": 1.1}, {"a": float("nan")}], ids=str)
