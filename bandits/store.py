@@ -145,17 +145,25 @@ class Store:
                 raise ChampionMoved("champion: moved since it was read; judge the challenger against the new one")
             if verdict.get("champion") != standing.digest:
                 raise VerdictRefused(f"verdict: judged against {verdict.get('champion')!r}, but {standing.digest} serves; judge again")
+            if (
+                verdict.get("generation", standing.generation) != standing.generation
+                or verdict.get("decided_us", now_us) < standing.moved_us
+            ):
+                raise VerdictRefused(f"verdict: reached before the move {standing.generation} that stands; judge the challenger again")
             self._known(digest)
             moved = promoted(standing, digest, verdict_id=verdict_id, share=share, now_us=now_us)
             return self._move(moved, action="promote" if share == 1 else "stage", actor=actor, reason="verdict", quoted=verdict_id)
 
-    def rollback(self, *, reason: str, now_us: int, actor: str, evidence: str = "") -> Pointer:
+    def rollback(self, *, reason: str, now_us: int, actor: str, evidence: str = "", expected: Pointer | None = None) -> Pointer:
         """Takes a staged challenger's share away, or restores the previous champion; the audit log quotes the verdict that is undone.
 
-        `evidence`: id of a kept verdict that says why, quoted too. Raises StoreError if there is nothing to go back to.
+        `evidence`: id of a kept verdict that says why, quoted too. `expected`: the pointer that was read, None = whatever stands. Raises
+        StoreError if there is nothing to go back to, ChampionMoved if the pointer is no longer `expected`.
         """
         with self._locked():
             standing = self.champion()
+            if expected is not None and standing != expected:
+                raise ChampionMoved("champion: moved since it was read; look again before you roll back")
             if standing is None:
                 raise StoreError("champion: there is no previous one to roll back to")
             moved = rolled_back(standing, now_us=now_us)

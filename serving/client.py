@@ -33,12 +33,15 @@ from serving import events
 from serving.errors import (
     DeadlineExceeded,
     NotFound,
+    Outdated,
     Overloaded,
+    PermissionDenied,
     RequestIdReused,
     RequestRefused,
     ServerFault,
     ServingError,
     SnapshotNotServed,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -49,6 +52,7 @@ ContextInput = np.ndarray | Mapping[str, float | bool | str | Sequence[float]]
 
 _REFUSALS = {item.code: item for item in (RequestRefused, NotFound, SnapshotNotServed, RequestIdReused)}
 _FAILURES = {item.code: item for item in (Overloaded, DeadlineExceeded, Unavailable, ServerFault)} | {"CANCELLED": Unavailable}
+_FAILURES |= {item.code: item for item in (Unauthenticated, PermissionDenied, Outdated)}
 _SERVICE_CONFIG = {
     "methodConfig": [
         {

@@ -14,6 +14,7 @@ import grpc
 from grpc_status import rpc_status
 
 from serving.calls import Arrived, CallHandler, Shortcut, status_of
+from serving.door.tls import Rotating
 from serving.errors import ServingError
 
 __all__ = ["Answer", "Gathered", "Limits", "NativeServer", "front", "gathered"]
@@ -71,7 +72,7 @@ def gathered(handler: CallHandler, name: str, *, most: int, shortcut: Shortcut |
         answers = handler.answer_all(name, Arrived(messages, waited_s, overdue, own), shortcut=shortcut)
         return [answer if isinstance(answer, bytes) else _refusal(answer) for answer in answers]
 
-    return Gathered(name, answer_all, most=most, with_metadata=handler.traced)
+    return Gathered(name, answer_all, most=most, with_metadata=handler.reads_metadata)
 
 
 def _refusal(error: ServingError) -> Answer:
@@ -111,6 +112,10 @@ class NativeServer:
     def add_insecure_port(self, address: str) -> int:
         """Listens at an address and returns the port. Raises RuntimeError where it can't be bound."""
         return int(self._front.bind(address, shares_port=self._shares_port))
+
+    def add_secure_port(self, address: str, files: Rotating) -> int:
+        """As `add_insecure_port`, with TLS and, where authorities are named, client certificates. Changed files need a restart here."""
+        return int(self._front.bind(address, shares_port=self._shares_port, tls=tuple(files.pem)))
 
     def start(self) -> None:
         """Answers, until `stop`."""

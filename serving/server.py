@@ -21,11 +21,16 @@ from protos import policy_pb2
 from protos.events_pb2 import Event
 from protos.log_files import DECISIONS, FEEDBACK
 from protos.task import TaskFile
+from serving.admin import Admin, admin_methods
 from serving.bounds import LogBounds, LogGuard
 from serving.calls import CallHandler, Method, Shortcut, Stream
 from serving.catalogues import CatalogueFile
 from serving.config import ServerConfig
 from serving.decision_log import LogWriter, Stamp, stamp_append, stamp_decision
+from serving.door.door import Door
+from serving.door.limits import Limits as TenantBudgets
+from serving.door.tls import Rotating, credentials
+from serving.door.tokens import Tokens
 from serving.engine import Engine
 from serving.errors import ServingError
 from serving.heartbeats import Heartbeats, heartbeat_event
@@ -47,6 +52,8 @@ __all__ = ["ALL_OF_IT", "WORKER", "Part", "Server", "now_us"]
 
 _logger = logging.getLogger(__name__)
 _SERVICE = policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
+# Operators are few.
+_ADMIN_THREADS = 4
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -109,8 +116,12 @@ class Server:
         self.metrics_address = ""
         self._ready = self._drained = False
         self._threads: list[SnapshotWatch | Heartbeats] = []
+        self._door = _door(config)
         self._grpc = self._grpc_server()
-        self.port = self._bind()
+        self.port = self._bind(self._grpc, config.address, "address")
+        self._admin = self._admin_server() if config.admin_address else None
+        #: Where the admin service listens, or empty.
+        self.admin_address = self._admin_bound()
 
     @property
     def address(self) -> str:
@@ -122,6 +133,8 @@ class Server:
         self._set_health(_NOT_SERVING)
         self._serve_metrics()
         self._grpc.start()
+        if self._admin is not None:
+            self._admin.start()
         for shipper in self._shippers.values():
             shipper.start()
         for key, holder in self._holders.items():
@@ -143,7 +156,9 @@ class Server:
             return
         self._drained = True
         self._health.enter_graceful_shutdown()
-        self._grpc.stop(self._config.drain_grace_s).wait()
+        ended = [server.stop(self._config.drain_grace_s) for server in (self._grpc, self._admin) if server is not None]
+        for event in ended:
+            event.wait()
         for thread in self._threads:
             thread.close()
         if self._config.final_heartbeat:
@@ -197,6 +212,7 @@ class Server:
             max_streams=config.max_streams,
             new_error_id=_new_id,
             observer=self.metrics,
+            door=self._door,
         )
         # A stream keeps its thread for as long as it lives.
         pool = concurrent.futures.ThreadPoolExecutor(config.threads + config.max_streams, thread_name_prefix="call")
@@ -251,11 +267,36 @@ class Server:
         self._guards[FEEDBACK].check()
         self._feedback.append(events)
 
-    def _bind(self) -> int:
+    def _admin_server(self) -> Any:
+        """The admin service, on grpcio whatever takes the other calls."""
+        config = self._config
+        calls = CallHandler(
+            admin_methods(Admin(self._holders, self._stores, now_us=now_us)),
+            deadline_cap_s=config.deadline_cap_s,
+            max_streams=0,
+            new_error_id=_new_id,
+            observer=self.metrics,
+            door=self._door,
+        )
+        pool = concurrent.futures.ThreadPoolExecutor(_ADMIN_THREADS, thread_name_prefix="admin")
+        return grpcio_server(calls, pool, config, ALL_OF_IT)
+
+    def _admin_bound(self) -> str:
+        if self._admin is None:
+            return ""
+        asked = self._config.admin_address
+        return f"{asked.rpartition(':')[0]}:{self._bind(self._admin, asked, 'admin_address')}"
+
+    def _bind(self, server: Any, address: str, key: str) -> int:
+        tls = self._config.tls
         try:
-            return int(self._grpc.add_insecure_port(self._config.address))
+            if tls is None:
+                return int(server.add_insecure_port(address))
+            # The native front reads the files itself; grpcio wants credentials.
+            given = Rotating(tls) if isinstance(server, NativeServer) else credentials(tls)
+            return int(server.add_secure_port(address, given))
         except RuntimeError as error:
-            raise ServingError(f"address: {self._config.address!r} cannot be bound; give a free host:port (port 0 takes any)") from error
+            raise ServingError(f"{key}: {address!r} cannot be bound; give a free host:port (port 0 takes any)") from error
 
     def _set_health(self, status: int) -> None:
         for name in ("", _SERVICE, *(rules.name for rules in self._rules())):
@@ -272,8 +313,28 @@ def grpcio_server(calls: CallHandler, pool: concurrent.futures.Executor, config:
         handlers=[calls],
         maximum_concurrent_rpcs=config.max_concurrent_rpcs,
         # Two servers on one port would share the calls between two decision logs without saying so; workers share one log.
-        options=[("grpc.max_receive_message_length", config.max_message_bytes), ("grpc.so_reuseport", int(part.shares_port))],
+        options=[
+            ("grpc.max_receive_message_length", config.max_message_bytes),
+            ("grpc.so_reuseport", int(part.shares_port)),
+            ("grpc.max_connection_idle_ms", int(config.max_connection_idle_s * 1e3)),
+            *_connection_age(config),
+        ],
     )
+
+
+def _connection_age(config: ServerConfig) -> list[tuple[str, int]]:
+    if config.max_connection_age_s is None:
+        return []
+    grace_ms = int(config.drain_grace_s * 1e3)
+    return [("grpc.max_connection_age_ms", int(config.max_connection_age_s * 1e3)), ("grpc.max_connection_age_grace_ms", grace_ms)]
+
+
+def _door(config: ServerConfig) -> Door | None:
+    """None where everyone may come in and ask for as much as they like: then no call pays for it."""
+    if config.auth is None and not config.tenants:
+        return None
+    tokens = Tokens(config.auth, now_s=time.time) if config.auth is not None else None
+    return Door(tokens=tokens, limits=TenantBudgets(config.tenants, now_s=time.monotonic) if config.tenants else None)
 
 
 def native_server(

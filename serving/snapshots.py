@@ -99,7 +99,7 @@ class Served(NamedTuple):
 
 
 class SnapshotHolder:
-    """The served snapshots of one task. `refresh` is called by one thread; `served` by any."""
+    """The served snapshots of one task. Thread-safe: looks at the store take turns, and nobody waits for `served`."""
 
     def __init__(
         self,
@@ -120,6 +120,7 @@ class SnapshotHolder:
         self._served: Served | None = None
         self._failed: tuple[str, int] = ("", 0)
         self._polls_to_skip = 0
+        self._looking = threading.Lock()
 
     @property
     def served(self) -> Served:
@@ -155,6 +156,10 @@ class SnapshotHolder:
 
     def refresh(self) -> bool:
         """One look at the store; true if something else decides now. A failure leaves what serves in charge."""
+        with self._looking:
+            return self._look()
+
+    def _look(self) -> bool:
         before, wanted = self.served, ""
         after = before._replace(kill_switch=self._source.kill_switch)
         try:

@@ -104,7 +104,15 @@ class Workers:
 
     def _launch(self, number: int) -> None:
         self._file(number).unlink(missing_ok=True)
-        given = {"address": self.address, "metrics_address": self._metrics_address(number), "workers": "1", "final_heartbeat": "false"}
+        # One of them takes the operators' calls; the others see what was moved at their next look.
+        admin = self._config.admin_address if number == 0 else ""
+        given = {
+            "address": self.address,
+            "admin_address": admin,
+            "metrics_address": self._metrics_address(number),
+            "workers": "1",
+            "final_heartbeat": "false",
+        }
         flags = [part for key, value in given.items() for part in ("--set", f"{key}={value or repr('')}")]
         flags += ["--worker", str(number), "--address-file", str(self._file(number))]
         # Their one line on standard output, the address, is for us to say.
