@@ -305,6 +305,69 @@ class Decision(_message.Message):
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
 
 @_typing.final
+class ShadowScores(_message.Message):
+    """What a shadow policy, which is never shown, would have done in some decisions of a task: columnar, n decisions of L slots each. Records
+    of the log `shadows` hold it; it is no event and travels in no topic. It names no unit: the decisions do.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_DIGEST_FIELD_NUMBER: _builtins.int
+    DECISION_IDS_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    ACTIONS_FIELD_NUMBER: _builtins.int
+    NUMERATORS_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    TIME_US_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    task: _builtins.str
+    name: _builtins.str
+    """Name of the shadow, as in the task's section `traffic`."""
+    policy: _builtins.str
+    snapshot_digest: _builtins.str
+    """Digest of its snapshot, 64 hex digits."""
+    decision_ids: _builtins.bytes
+    """n ids of 16 bytes behind each other. A shadow draws with the decision's own key."""
+    slots: _builtins.int
+    """L: slots of the longest slate here."""
+    numerators: _builtins.bytes
+    """[n, L] little-endian uint32 out of 2^31: the probability with which it would have drawn it, given its earlier slots; 0 behind the end."""
+    scores: _builtins.bytes
+    """[n, L] little-endian float64, in units of reward."""
+    time_us: _builtins.int
+    """When they were scored, microseconds since the epoch."""
+    @_builtins.property
+    def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """[n, L] row-major: the item that it would have shown; "" behind a slate's end."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        task: _builtins.str = ...,
+        name: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        snapshot_digest: _builtins.str = ...,
+        decision_ids: _builtins.bytes = ...,
+        slots: _builtins.int = ...,
+        actions: _abc.Iterable[_builtins.str] | None = ...,
+        numerators: _builtins.bytes = ...,
+        scores: _builtins.bytes = ...,
+        time_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "decision_ids", b"decision_ids", "name", b"name", "numerators", b"numerators", "policy", b"policy", "scores", b"scores", "slots", b"slots", "snapshot_digest", b"snapshot_digest", "task", b"task", "tenant", b"tenant", "time_us", b"time_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowScores: _TypeAlias = ShadowScores  # noqa: Y015
+
+@_typing.final
 class Impression(_message.Message):
     """An item of a slate was really seen (the treatment)."""
 

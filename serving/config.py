@@ -65,6 +65,8 @@ class ServerConfig(config.StrictModel):
     max_future_s: float = pydantic.Field(default=86_400.0, ge=0.0)
     #: Folder of unit features, one below it a tenant, as `attribution unit-features` writes them; empty = none are held.
     unit_features: str = ""
+    #: How often the features of requests are compared with those of the training rows, seconds, > 0; null = never.
+    drift_s: float | None = pydantic.Field(default=30.0, gt=0.0)
     #: Let clients list services and messages (gRPC reflection).
     reflection: bool = False
     #: Certificates: `{certificate: PATH, key: PATH, client_ca: PATH}`; null = no TLS. With `client_ca` every client needs a certificate.

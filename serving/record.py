@@ -21,9 +21,11 @@ from serving.tasks import TaskRules
 from serving.validate import Selection, refuse_unsound
 from serving.wire import SLOT_NUMBERS_BYTES, double, head, length_delimited, slot_numbers_of
 
-__all__ = ["DecidedBy", "Recorded", "Shared", "record", "shared_fields"]
+__all__ = ["DECISION_ID", "DecidedBy", "Recorded", "Shared", "record", "shared_fields"]
 
 
+#: Where the decision id stands in a body.
+DECISION_ID = slice(2, 18)
 # Rows at a time from which their slots are laid out together.
 _FEW = 16
 

@@ -10,48 +10,44 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from bandits.first import ensure_champion
 from bandits.store import Store
-from protos import policy_pb2
 from protos.events_pb2 import Event
-from protos.log_files import DECISIONS, FEEDBACK
+from protos.log_files import DECISIONS, FEEDBACK, SHADOWS
 from protos.task import TaskFile
 from serving.admin import Admin, admin_methods
 from serving.bounds import LogBounds, LogGuard
-from serving.calls import CallHandler, Method, Shortcut, Stream
+from serving.calls import CallHandler
 from serving.catalogues import CatalogueFile
 from serving.config import ServerConfig
 from serving.decision_log import LogWriter, Stamp, stamp_append, stamp_decision
-from serving.door.door import Door
-from serving.door.limits import Limits as TenantBudgets
-from serving.door.tls import Rotating, credentials
-from serving.door.tokens import Tokens
+from serving.drift import DriftWatch
 from serving.engine import Engine
 from serving.errors import ServingError
 from serving.heartbeats import Heartbeats, heartbeat_event
 from serving.idempotency import RequestMemory
+from serving.listeners import SERVICE, bind, door_of, grpcio_server, native_server, policy_methods
 from serving.log_health import LogHealth
 from serving.metrics import Metrics, Watched
-from serving.native import Limits, NativeServer, front, gathered
+from serving.native import front
 from serving.planned import Planned
 from serving.request_ids import RequestIds
-from serving.servicer import GATHERED, Servicer, result
+from serving.servicer import Servicer
 from serving.shipping import Lag, Shipper, kafka_producer, lag_of
 from serving.snapshots import SnapshotHolder, SnapshotWatch
 from serving.tasks import TaskRules, rules_by_key
 from serving.traffic.keeper import keeper_of
+from serving.traffic.shadow import Shadows
 from serving.traffic.units import UnitTables
 from serving.turns import Alone, InTurn, Turns
 
 __all__ = ["ALL_OF_IT", "WORKER", "Part", "Server", "now_us"]
 
 _logger = logging.getLogger(__name__)
-_SERVICE = policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
 # Operators are few.
 _ADMIN_THREADS = 4
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -110,15 +106,19 @@ class Server:
         self.metrics = Metrics(now_us=now_us)
         self._shippers = {name: self._shipper(logs / name) for name in (DECISIONS, FEEDBACK) if config.bootstrap and part.ships}
         self._guards = {name: self._guard(logs / name) for name in (DECISIONS, FEEDBACK)}
-        self.metrics.watch(Watched(list(self._holders.values()), self._lags(logs), self._shippers, self._guards))
         self._metrics_server: Any = None
         #: Where Prometheus may ask, or empty.
         self.metrics_address = ""
         self._ready = self._drained = False
-        self._threads: list[SnapshotWatch | Heartbeats] = []
-        self._door = _door(config)
+        self._threads: list[SnapshotWatch | Heartbeats | DriftWatch] = []
+        self._door = door_of(config)
+        self._shadow_log = self._log(logs / SHADOWS, stamp_append) if any(rule.traffic.shadows for rule in rules.values()) else None
+        self._shadows = Shadows(self._shadow_log.append_framed) if self._shadow_log is not None else None
+        self._drift = self._drift_watch(logs / DECISIONS)
+        watched = Watched(list(self._holders.values()), self._lags(logs), self._shippers, self._guards, self._drift, self._shadows)
+        self.metrics.watch(watched)
         self._grpc = self._grpc_server()
-        self.port = self._bind(self._grpc, config.address, "address")
+        self.port = bind(self._grpc, config.address, tls=config.tls, key="address")
         self._admin = self._admin_server() if config.admin_address else None
         #: Where the admin service listens, or empty.
         self.admin_address = self._admin_bound()
@@ -147,6 +147,9 @@ class Server:
             SnapshotWatch(list(self._holders.values()), poll_s=self._config.poll_s, jitter_s=self._config.reload_jitter_s),
             Heartbeats(self._decisions, append=self._append_heartbeat, every_s=self._config.heartbeat_s, now_us=now_us),
         ]
+        if self._drift is not None:
+            self._drift.start()
+            self._threads.append(self._drift)
         self._ready = True
         self._set_health(_SERVING)
 
@@ -166,8 +169,11 @@ class Server:
                 self._decisions.append([heartbeat_event(final=True)])
         for shipper in self._shippers.values():
             shipper.close(timeout_s=self._config.drain_grace_s)
-        self._decisions.close()
-        self._feedback.close()
+        if self._shadows is not None:
+            self._shadows.close()
+        for log in (self._decisions, self._feedback, self._shadow_log):
+            if log is not None:
+                log.close()
         if self._metrics_server is not None:
             self._metrics_server.shutdown()
             self._metrics_server.server_close()
@@ -199,6 +205,10 @@ class Server:
             return Lag(0, 0.0)
         return self._shippers[log.name].lag if self._part.ships else lag_of(log, now_us=now_us())
 
+    def _drift_watch(self, log: Path) -> DriftWatch | None:
+        every_s = self._config.drift_s
+        return None if every_s is None else DriftWatch(log, self._holders, self._stores, every_s=every_s, now_us=now_us)
+
     def _log(self, path: Path, stamp: Stamp) -> LogWriter:
         config = self._config
         sizes: dict[str, Any] = {"segment_bytes": config.segment_bytes, "sync_s": config.sync_ms / 1e3}
@@ -207,7 +217,7 @@ class Server:
     def _grpc_server(self) -> Any:
         config = self._config
         calls = CallHandler(
-            _methods(self._servicer()),
+            policy_methods(self._servicer()),
             deadline_cap_s=config.deadline_cap_s,
             max_streams=config.max_streams,
             new_error_id=_new_id,
@@ -217,12 +227,12 @@ class Server:
         # A stream keeps its thread for as long as it lives.
         pool = concurrent.futures.ThreadPoolExecutor(config.threads + config.max_streams, thread_name_prefix="call")
         if config.front == "native":
-            server: Any = native_server(calls, pool, config, self._part, shortcut=self._planned().answer)
+            server: Any = native_server(calls, pool, config, self._part.shares_port, shortcut=self._planned().answer)
         else:
-            server = grpcio_server(calls, pool, config, self._part)
+            server = grpcio_server(calls, pool, config, self._part.shares_port)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
-            reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+            reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server
 
     def _planned(self) -> Planned:
@@ -241,6 +251,7 @@ class Server:
             new_request_id=RequestIds(),
             fall_back=self._config.on_log_full == "fallback",
             observer=self.metrics,
+            shadows=self._shadows,
         )
         ahead_us = int(self._config.max_future_s * 1e6)
         about: dict[str, Any] = {"now_us": now_us, "latest_us": lambda: now_us() + ahead_us}
@@ -279,90 +290,26 @@ class Server:
             door=self._door,
         )
         pool = concurrent.futures.ThreadPoolExecutor(_ADMIN_THREADS, thread_name_prefix="admin")
-        return grpcio_server(calls, pool, config, ALL_OF_IT)
+        return grpcio_server(calls, pool, config, shares_port=False)
 
     def _admin_bound(self) -> str:
         if self._admin is None:
             return ""
         asked = self._config.admin_address
-        return f"{asked.rpartition(':')[0]}:{self._bind(self._admin, asked, 'admin_address')}"
-
-    def _bind(self, server: Any, address: str, key: str) -> int:
-        tls = self._config.tls
-        try:
-            if tls is None:
-                return int(server.add_insecure_port(address))
-            # The native front reads the files itself; grpcio wants credentials.
-            given = Rotating(tls) if isinstance(server, NativeServer) else credentials(tls)
-            return int(server.add_secure_port(address, given))
-        except RuntimeError as error:
-            raise ServingError(f"{key}: {address!r} cannot be bound; give a free host:port (port 0 takes any)") from error
+        return f"{asked.rpartition(':')[0]}:{bind(self._admin, asked, tls=self._config.tls, key='admin_address')}"
 
     def _set_health(self, status: int) -> None:
-        for name in ("", _SERVICE, *(rules.name for rules in self._rules())):
+        for name in ("", SERVICE, *(rules.name for rules in self._rules())):
             self._health.set(name, status)
 
     def _rules(self) -> list[TaskRules]:
         return [holder.rules for holder in self._holders.values()]
 
 
-def grpcio_server(calls: CallHandler, pool: concurrent.futures.Executor, config: ServerConfig, part: Part) -> Any:
-    """grpcio's synchronous server."""
-    return grpc.server(
-        pool,
-        handlers=[calls],
-        maximum_concurrent_rpcs=config.max_concurrent_rpcs,
-        # Two servers on one port would share the calls between two decision logs without saying so; workers share one log.
-        options=[
-            ("grpc.max_receive_message_length", config.max_message_bytes),
-            ("grpc.so_reuseport", int(part.shares_port)),
-            ("grpc.max_connection_idle_ms", int(config.max_connection_idle_s * 1e3)),
-            *_connection_age(config),
-        ],
-    )
-
-
-def _connection_age(config: ServerConfig) -> list[tuple[str, int]]:
-    if config.max_connection_age_s is None:
-        return []
-    grace_ms = int(config.drain_grace_s * 1e3)
-    return [("grpc.max_connection_age_ms", int(config.max_connection_age_s * 1e3)), ("grpc.max_connection_age_grace_ms", grace_ms)]
-
-
-def _door(config: ServerConfig) -> Door | None:
-    """None where everyone may come in and ask for as much as they like: then no call pays for it."""
-    if config.auth is None and not config.tenants:
-        return None
-    tokens = Tokens(config.auth, now_s=time.time) if config.auth is not None else None
-    return Door(tokens=tokens, limits=TenantBudgets(config.tenants, now_s=time.monotonic) if config.tenants else None)
-
-
-def native_server(
-    calls: CallHandler, pool: concurrent.futures.Executor, config: ServerConfig, part: Part, *, shortcut: Shortcut
-) -> NativeServer:
-    """The native front end, which decides what has come together together. Raises ServingError where it is not installed."""
-    limits = Limits(config.max_message_bytes, config.max_concurrent_rpcs, config.deadline_cap_s)
-    selects = gathered(calls, f"/{_SERVICE}/Select", most=GATHERED, shortcut=shortcut)
-    return NativeServer(pool, handlers=[calls], gathered=selects, limits=limits, shares_port=part.shares_port)
-
-
 def _file(catalogues: Path | None, rules: TaskRules) -> CatalogueFile | None:
     if catalogues is None:
         return None
     return CatalogueFile(catalogues / f"{rules.name}.yaml", schema=rules.schema, limits=rules.limits)
-
-
-def _methods(servicer: Servicer) -> dict[str, Method | Stream]:
-    """The calls of the service by full name."""
-    messages = policy_pb2
-    return {
-        f"/{_SERVICE}/Select": Method(servicer.read, servicer.select, servicer.select_all),
-        f"/{_SERVICE}/SelectBatch": Method(servicer.read_batch, servicer.select_batch),
-        f"/{_SERVICE}/SelectStream": Stream(servicer.read, servicer.select_or_say, result),
-        f"/{_SERVICE}/Assign": Method(messages.AssignRequest.FromString, servicer.assign),
-        f"/{_SERVICE}/Feedback": Method(messages.FeedbackRequest.FromString, servicer.feedback),
-        f"/{_SERVICE}/GetPolicy": Method(messages.GetPolicyRequest.FromString, servicer.get_policy),
-    }
 
 
 def now_us() -> int:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from protos.log_files import DECISIONS, FEEDBACK
+from protos.log_files import DECISIONS, FEEDBACK, SHADOWS
 from serving.config import ServerConfig
 from serving.decision_log import LogWriter, stamp_decision, take_over
 from serving.errors import ServingError
@@ -60,7 +60,7 @@ class Workers:
 
     def start(self, stop: threading.Event) -> None:
         """Returns when every worker answers, or `stop` is set. Raises ServingError if one ends instead."""
-        for name in (DECISIONS, FEEDBACK):
+        for name in (DECISIONS, FEEDBACK, *([SHADOWS] if (self._logs / SHADOWS).is_dir() else [])):
             with contextlib.closing(InTurn(self._logs / name)) as turns:
                 take_over(self._logs / name, turns)
         for shipper in self._shippers:
