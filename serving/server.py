@@ -85,7 +85,7 @@ class Server:
 
         Raises ConfigError, LogBusy, LogUnavailable, and ServingError where the address cannot be bound.
         """
-        self._config, self._part = config, part
+        self._config, self._part, self._door = config, part, door_of(config)
         rules = rules_by_key(tasks)
         self._stores = {key: Store(store, key[1]) for key in rules}
         tables = UnitTables(Path(config.unit_features)) if config.unit_features else None
@@ -111,7 +111,6 @@ class Server:
         self.metrics_address = ""
         self._ready = self._drained = False
         self._threads: list[SnapshotWatch | Heartbeats | DriftWatch] = []
-        self._door = door_of(config)
         self._shadow_log = self._log(logs / SHADOWS, stamp_append) if any(rule.traffic.shadows for rule in rules.values()) else None
         self._shadows = Shadows(self._shadow_log.append_framed) if self._shadow_log is not None else None
         self._drift = self._drift_watch(logs / DECISIONS)

@@ -104,7 +104,7 @@ class Tokens:
         try:
             listed = json.loads(self._file.read_text())["keys"]
             keys = [self._jwt.PyJWK(entry) for entry in listed if "d" not in entry and entry.get("kty") != "oct"]
-        except (OSError, ValueError, KeyError, TypeError, self._jwt.PyJWTError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, self._jwt.PyJWTError) as error:
             raise ServingError(f"auth.keys: {self._file} is no key set ({type(error).__name__}); give a JWKS of public keys") from None
         found = {key.key_id: key for key in keys if key.algorithm_name in self._section.algorithms}
         if not found or len(found) < len(listed):
