@@ -11,7 +11,9 @@ __all__ = ["OTHERS", "Limits"]
 
 #: In the section `tenants`: every tenant that is not named; each has a budget of its own.
 OTHERS = "*"
+# When a call of a crowded tenant may come again: about as long as one takes.
 _CROWDED_S = 0.05
+_ROUNDING = 1e-9
 
 
 class _Budget:
@@ -64,7 +66,7 @@ class Limits:
         budget.filled_s = now_s
         # A call of more requests than may ever come at once takes a full bucket, and leaves a debt.
         needed = min(float(requests), budget.most)
-        if budget.left < needed:
+        if budget.left < needed - _ROUNDING:
             wait_s = (needed - budget.left) / rate_per_s
             raise Overloaded(
                 f"tenants: this tenant may send {rate_per_s:g} requests a second; send the rest in {wait_s:.3f} s", retry_after_s=wait_s

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from bandits.allocation import ExperimentState, moved, share_of
 from bandits.config import TaskPolicy, parse_task
 from bandits.first import ensure_champion
 from bandits.store import Store
-from bandits.traffic import CHAMPION_ARM
+from bandits.traffic import CHAMPION_ARM, Split
 from protos.errors import ConfigError
 from protos.events_pb2 import ARM_SOURCE_OVERRIDE, ARM_SOURCE_STICKY, ARM_SOURCE_UNSPECIFIED, Decision, Event
 from protos.log_files import DECISIONS, FEEDBACK
@@ -23,12 +24,13 @@ from protos.task import TaskFile, load_task
 from serving.client import PolicyClient
 from serving.replay import replay_logs
 from serving.server import Server
-from serving.snapshots import SnapshotHolder
-from serving.tasks import parse_rules, rules_by_key
-from serving.traffic.beside import Beside
+from serving.snapshots import Served, SnapshotHolder
+from serving.tasks import TaskRules, parse_rules, rules_by_key
+from serving.traffic.beside import ArmFeature, Beside
 from serving.traffic.experiments import Experiments, Placed
 from serving.traffic.keeper import TrafficKeeper, followed, keeper_of
 from serving.traffic.section import Traffic
+from serving.validate import validate
 from tests.serving.kit import TASK, promote, publish, records_of, select_request, serving_from
 
 TRAFFIC = {
@@ -53,9 +55,9 @@ def file_of(content: dict[str, Any]) -> TaskFile:
     return TaskFile(name=content["task"], tenant=content.get("tenant", "default"), digest="0" * 64, sections=sections)
 
 
-def experiments_of(section: dict[str, Any], member: bool = True) -> Experiments:
-    """The experiments of a section as they begin, all arms served."""
-    rules = parse_rules(file_of({**TASK, "traffic": section}))
+def experiments_of(content: dict[str, Any]) -> Experiments:
+    """The experiments of a task, or of a section `traffic`, as they begin, all arms served."""
+    rules = parse_rules(file_of(content if "task" in content else {**TASK, "traffic": content}))
     found = {
         name: ExperimentState(moved({}, {arm: a.share for arm, a in e.arms.items()}), {}, {})
         for name, e in rules.traffic.experiments.items()
@@ -291,17 +293,6 @@ def test_shares_that_are_moved_in_the_store_are_followed_at_the_next_look(holder
     assert not holder.refresh()
 
 
-def test_the_kill_switch_ends_experiments_and_holdout(holder: SnapshotHolder, store: Store, shop: TaskPolicy) -> None:
-    store.set_kill_switch(True, reason="test", now_us=9, actor="test")
-    holder.refresh()
-    selection = holder.served.beside
-    from serving.validate import validate
-
-    for unit in ("tester", *map(str, range(50))):
-        found = selection.asked(validate(asked(shop, unit, member=True), holder.rules), holder.served)
-        assert found.policy is holder.served.baseline and found.assignment == (CHAMPION_ARM, 1.0) and found.kill_switch
-
-
 def test_snapshots_of_arms_are_never_collected(holder: SnapshotHolder, store: Store) -> None:
     store.collect(keep=0)
     assert store.traffic().digests <= set(store.digests()) and store.traffic().digests
@@ -320,20 +311,6 @@ def test_an_arm_whose_snapshot_cannot_be_served_leaves_its_units_with_the_champi
     assert ("ranker/even", CHAMPION_ARM) in pairs and ("ranker/control", "ranker/control") in pairs
 
 
-def test_a_staged_promotion_deals_among_those_whom_no_experiment_took(holder: SnapshotHolder, store: Store, shop: TaskPolicy) -> None:
-    from serving.validate import validate
-
-    promote(store, digest := publish(store, shop, seed=2), share=0.25)
-    holder.refresh()
-    found = {
-        (tuple(a.assignment), a.policy.digest == digest)
-        for unit in map(str, range(400))
-        for a in [holder.served.beside.asked(validate(asked(shop, unit, member=True), holder.rules), holder.served)]
-        if "/" not in a.assignment.arm and a.assignment.arm != "holdout"
-    }
-    assert found == {(("challenger", 0.25), True), (("champion", 0.75), False)}
-
-
 def test_a_task_without_any_of_it_has_nothing_beside(tmp_path: Path) -> None:
     rules = parse_rules(file_of(TASK))
     assert keeper_of(Store(tmp_path, "shop"), rules, tables=None) is None
@@ -349,19 +326,51 @@ WITH_ARM = {
 }
 
 
-def test_the_arm_is_a_feature_of_the_context_whatever_the_request_says(tmp_path: Path) -> None:
-    from serving.validate import validate
+def beside_of(content: dict[str, Any]) -> tuple[Beside, TaskRules]:
+    """What is beside the decisions of a task, with names in place of policies."""
+    rules = parse_rules(file_of(content))
+    feature = ArmFeature.of(rules.traffic.arm_feature, rules.schema) if rules.traffic.arm_feature else None
+    policies = dict.fromkeys([name for name, _ in rules.traffic.arms()], CHAMPION_ARM)
+    return Beside(1, experiments_of(content), policies, None, feature, ()), rules
 
-    file = file_of(WITH_ARM)
-    store = Store(tmp_path, "shop")
-    ensure_champion(store, parse_task(file), now_us=1, actor="test")
-    rules = parse_rules(file)
-    holder = SnapshotHolder(store, rules, keeper=keeper_of(store, rules, tables=None))
-    holder.start()
+
+def served(**about: Any) -> Any:
+    """What serves, by name."""
+    return Served(**{"champion": "the champion", "previous": None, "baseline": "the baseline", "kill_switch": False, **about})
+
+
+def test_the_kill_switch_ends_experiments_and_holdout() -> None:
+    beside, rules = beside_of(SHOP)
+    for unit in ("tester", *map(str, range(50))):
+        found = beside.asked(validate(asked(rules.policy, unit, member=True), rules), served(kill_switch=True))
+        assert found.policy == "the baseline" and found.assignment == (CHAMPION_ARM, 1.0) and found.kill_switch
+
+
+def test_a_staged_promotion_deals_among_those_whom_no_experiment_took() -> None:
+    beside, rules = beside_of(SHOP)
+    staged = served(challenger="the challenger", split=Split("d", 0.25, "salt"))
+    found = set()
+    for unit in map(str, range(400)):
+        one = beside.asked(validate(asked(rules.policy, unit, member=True), rules), staged)
+        if "/" not in one.assignment.arm and one.assignment.arm != "holdout":
+            found.add((tuple(one.assignment), one.policy))
+    assert found == {(("challenger", 0.25), "the challenger"), (("champion", 0.75), "the champion")}
+
+
+def test_a_pinned_snapshot_is_in_no_arm() -> None:
+    beside, rules = beside_of(SHOP)
+    champion = SimpleNamespace(digest="0" * 64)
+    request = asked(rules.policy, "unit", member=True, snapshot_digest="0" * 64)
+    found = beside.asked(validate(request, rules), served(champion=champion))
+    assert (found.policy, found.assignment) == (champion, ("pinned", 1.0))
+
+
+def test_the_arm_is_a_feature_of_the_context_whatever_the_request_says() -> None:
+    beside, rules = beside_of(WITH_ARM)
     seen = set()
     for unit in map(str, range(50)):
         request = SelectRequest(task="shop", unit_id=unit, context=Context(features={"arm": FeatureValue(category="e/b")}))
-        found = holder.served.beside.asked(validate(request, rules), holder.served)
+        found = beside.asked(validate(request, rules), served())
         word = np.frombuffer(found.selection.context, "<f4")[4:].tolist()
         assert word == {"e/a": [1, 0, 0], "e/b": [0, 1, 0], CHAMPION_ARM: [0, 0, 1]}[found.assignment.arm]
         assert found.selection.defaulted == ("weights", "member")
