@@ -127,7 +127,7 @@ class Admin:
 
 def admin_methods(admin: Admin) -> dict[str, Method]:
     """The calls of the service by full name."""
-    calls = {
+    calls: dict[str, tuple[Any, Callable[[Any, Caller], bytes]]] = {
         "GetTraffic": (messages.GetTrafficRequest, admin.get_traffic),
         "Promote": (messages.PromoteRequest, admin.promote),
         "Rollback": (messages.RollbackRequest, admin.rollback),

@@ -51,8 +51,16 @@ __all__ = ["PolicyClient", "error_of"]
 ContextInput = np.ndarray | Mapping[str, float | bool | str | Sequence[float]]
 
 _REFUSALS = {item.code: item for item in (RequestRefused, NotFound, SnapshotNotServed, RequestIdReused)}
-_FAILURES = {item.code: item for item in (Overloaded, DeadlineExceeded, Unavailable, ServerFault)} | {"CANCELLED": Unavailable}
-_FAILURES |= {item.code: item for item in (Unauthenticated, PermissionDenied, Outdated)}
+_KINDS: tuple[type[ServingError], ...] = (
+    Overloaded,
+    DeadlineExceeded,
+    Unavailable,
+    ServerFault,
+    Unauthenticated,
+    PermissionDenied,
+    Outdated,
+)
+_FAILURES = {item.code: item for item in _KINDS} | {"CANCELLED": Unavailable}
 _SERVICE_CONFIG = {
     "methodConfig": [
         {
