@@ -51,6 +51,8 @@ class Estimator(NamedTuple):
     raw: Callable[[Batch], Terms] | None = None
     # What its value is a mean over (`ope.impressions`).
     denominator: str = "decision"
+    # What is to be doubted of every value of its kind, last of the reasons.
+    doubts: tuple[str, ...] = ()
 
 
 class Family(NamedTuple):
@@ -143,7 +145,7 @@ def entry_of(
         found = estimate_of(moments, level=level, interval=interval, doubts=doubts, assumption=assumption)
         return dataclasses.replace(found, denominator=denominator)
 
-    return Estimator(name, assumption, needs, terms, moments, merge, finish, make, denominator)
+    return Estimator(name, assumption, needs, terms, moments, merge, finish, make, denominator, doubts)
 
 
 def _on_policy(batch: Batch) -> Terms:

@@ -39,7 +39,8 @@ def per(entry: Estimator, *, denominator: str) -> Estimator | None:
         rewards, impressions = raw(batch._replace(reward=np.where(shown, batch.reward, 0.0))), raw(batch._replace(reward=batch.seen))
         return rewards._replace(denominator=impressions.numerator)
 
-    return entry_of(entry.name, ratio, assumption=entry.assumption, needs=(*entry.needs, "seen"), denominator=IMPRESSION)
+    needs = (*entry.needs, "seen")
+    return entry_of(entry.name, ratio, assumption=entry.assumption, needs=needs, doubts=entry.doubts, denominator=IMPRESSION)
 
 
 def named(entry: Estimator, *, denominator: str) -> Estimator:

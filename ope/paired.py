@@ -61,9 +61,14 @@ def paired(estimator: Estimator) -> Paired:
             champion=estimate_of(moments, policy=1, level=level, interval=interval),
             difference=difference_of(moments, level=level, interval=interval),
         )
-        return Comparison(*(dataclasses.replace(estimate, denominator=estimator.denominator) for estimate in found))
+        return Comparison(*(_of(estimator, estimate) for estimate in found))
 
     return Paired(estimator.name, moments, merge, finish)
+
+
+def _of(estimator: Estimator, estimate: Estimate) -> Estimate:
+    reasons = estimate.reasons + estimator.doubts
+    return dataclasses.replace(estimate, denominator=estimator.denominator, assumption=estimator.assumption, reasons=reasons)
 
 
 def _same_rows(challenger: Batch, champion: Batch) -> None:

@@ -42,6 +42,21 @@ def test_the_difference_agrees_with_the_slow_reference_and_with_its_two_parts(na
     assert found.champion.standard_error == pytest.approx(entry.finish(entry.moments(champion), LEVEL).standard_error, rel=1e-12)
 
 
+@pytest.mark.parametrize("name", sorted(CATALOG))
+def test_what_is_assumed_and_doubted_of_a_value_is_so_of_a_difference(name: str) -> None:
+    batches = two(name)
+    entry = estimator(name)
+    pair = paired(entry)
+    alone = entry.finish(entry.moments(batches[0]), LEVEL)
+    found = pair.finish(pair.moments(*batches), LEVEL)
+    assert found.challenger.reasons == alone.reasons and {each.assumption for each in found} == {alone.assumption}
+    assert set(entry.doubts) <= set(found.difference.reasons)
+
+
+def test_the_reward_model_alone_is_doubted_in_a_comparison() -> None:
+    assert estimator("dm").doubts and not estimator("dr").doubts
+
+
 def test_exchanging_the_policies_changes_the_sign_only() -> None:
     challenger, champion = two("rips")
     pair = paired(estimator("rips"))
