@@ -138,9 +138,9 @@ class Engine:
     def _leave_for_shadows(self, shadows: Shadows, admitted: Sequence[_Admitted], recorded: Sequence[Recorded]) -> None:
         for made in recorded:
             asked = admitted[made.place].asked
-            beside = self._holders[asked.selection.rules.key].served.beside
-            if made.fault is None and beside is not None and beside.shadows:
-                shadows.take([(asked, made.body[DECISION_ID])], beside.shadows)
+            served = self._holders[asked.selection.rules.key].served
+            if made.fault is None and served.beside is not None and served.beside.shadows:
+                shadows.take([(asked, made.body[DECISION_ID])], served.beside.shadows, served)
 
     def _settle(self, item: _Admitted, made: Recorded, answers: list[Answer]) -> None:
         """Answers a request whose decision stands in the log, or that has none."""

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bandits.allocation import BASELINE, CHAMPION
 from bandits.features import Schema
 from bandits.loaded import LoadedPolicy
 from bandits.traffic import CHAMPION_ARM, PINNED_ARM, Assignment, whole
@@ -18,14 +19,14 @@ from serving.traffic.target import places_of
 from serving.traffic.units import UnitTable
 from serving.validate import Selection
 
-__all__ = ["ArmFeature", "Beside", "Shadowed"]
+__all__ = ["ArmFeature", "Beside", "Shadowed", "policy_of"]
 
 
 class Shadowed(NamedTuple):
-    """A policy that is scored and not shown, and the share of the units that it is scored for."""
+    """A policy that is scored and not shown, or CHAMPION or BASELINE, and the share of the units that it is scored for."""
 
     name: str
-    policy: LoadedPolicy
+    policy: LoadedPolicy | str
     share: float
 
 
@@ -54,7 +55,7 @@ class ArmFeature(NamedTuple):
 
 class Beside(NamedTuple):
     """All of it for one task, as it stands. `generation`: of the traffic it was made of. `policies`: of the arms that serve a snapshot of
-    their own, by full name; of those that serve the champion or the baseline, None and the baseline are asked of what is served."""
+    their own, by full name, or CHAMPION or BASELINE."""
 
     generation: int
     experiments: Experiments | None
@@ -92,10 +93,14 @@ class Beside(NamedTuple):
         return policy, assignment if staged else Assignment(CHAMPION_ARM, placed.probability), placed
 
     def _of_arm(self, arm: str, served: Served) -> LoadedPolicy:
-        found = self.policies.get(arm, "baseline" if arm == HOLDOUT_ARM else CHAMPION_ARM)
-        if isinstance(found, LoadedPolicy):
-            return found
-        return served.baseline if found == "baseline" else served.champion
+        return policy_of(self.policies.get(arm, BASELINE if arm == HOLDOUT_ARM else CHAMPION), served)
+
+
+def policy_of(serves: LoadedPolicy | str, served: Served) -> LoadedPolicy:
+    """What an arm or a shadow serves now: a snapshot of its own, or whatever the champion or the baseline is."""
+    if isinstance(serves, str):
+        return served.baseline if serves == BASELINE else served.champion
+    return serves
 
 
 def _further(placed: Placed | None, unit_features: str) -> bytes:

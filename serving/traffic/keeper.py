@@ -91,7 +91,7 @@ class TrafficKeeper:
     def _made(self, state: TrafficState, load: Callable[[str], LoadedPolicy]) -> Beside:
         section = self._rules.traffic
         policies = self._policies(state, load)
-        shadows = [(name, self._load(digest, load), section.shadows[name].share) for name, digest in self._shadows.items()]
+        shadows = [(name, self._served(found, load), section.shadows[name].share) for name, found in self._shadows.items()]
         experiments = Experiments(section, state.experiments, task=self._rules.name, targets=self._rules.targets, arms=policies)
         return Beside(
             generation=state.generation,
@@ -107,10 +107,13 @@ class TrafficKeeper:
         wanted = {arm_name(name, arm): served for name, found in state.experiments.items() for arm, served in found.serves.items()}
         found: dict[str, LoadedPolicy | str] = {}
         for arm, served in wanted.items():
-            policy = served if served in (CHAMPION, BASELINE) else self._load(served, load)
+            policy = self._served(served, load)
             if policy is not None:
                 found[arm] = policy
         return found
+
+    def _served(self, serves: str, load: Callable[[str], LoadedPolicy]) -> LoadedPolicy | str | None:
+        return serves if serves in (CHAMPION, BASELINE) else self._load(serves, load)
 
     def _load(self, digest: str, load: Callable[[str], LoadedPolicy]) -> LoadedPolicy | None:
         """A snapshot, verified and warm; None, with a line in the log, if it cannot be served: then its units stay with the champion."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bandits.loaded import LoadedPolicy
 from bandits.packed import RowLayout
 from bandits.planout import uniform
 from bandits.requests import logged_draw_key
@@ -20,8 +21,9 @@ from protos.events_pb2 import ShadowScores
 from protos.framing import frame
 from serving.decide import Asked, draw_epoch, row_of
 from serving.errors import LogUnavailable
+from serving.snapshots import Served
 from serving.tasks import TaskRules
-from serving.traffic.beside import Shadowed
+from serving.traffic.beside import Shadowed, policy_of
 from serving.validate import Selection
 
 __all__ = ["Shadows"]
@@ -34,7 +36,8 @@ _TOGETHER, _WAIT_S = 64, 0.05
 class _Waiting(NamedTuple):
     """A decision that a shadow is to be scored for."""
 
-    shadow: Shadowed
+    name: str
+    policy: LoadedPolicy
     selection: Selection
     decision_id: bytes
     rules: TaskRules
@@ -53,7 +56,7 @@ class Shadows:
         self._thread = threading.Thread(target=self._run, name="shadows", daemon=True)
         self._thread.start()
 
-    def take(self, decided: Iterable[tuple[Asked, bytes]], shadows: Sequence[Shadowed]) -> None:
+    def take(self, decided: Iterable[tuple[Asked, bytes]], shadows: Sequence[Shadowed], served: Served) -> None:
         """Leaves decisions, each with its id, for later."""
         for asked, decision_id in decided:
             selection = asked.selection
@@ -63,7 +66,7 @@ class Shadows:
                 if len(self._queue) >= self._most:
                     self.left_out += 1
                     continue
-                self._queue.append(_Waiting(shadow, selection, decision_id, selection.rules))
+                self._queue.append(_Waiting(shadow.name, policy_of(shadow.policy, served), selection, decision_id, selection.rules))
 
     def close(self) -> None:
         """Scores what waits, and ends."""
@@ -83,7 +86,7 @@ class Shadows:
         groups: dict[tuple[str, str, tuple[int, int]], list[_Waiting]] = {}
         for item in taken:
             shape = item.rules.shapes.of(len(item.selection.candidates.actions), item.selection.slate_size)
-            groups.setdefault((item.shadow.name, item.shadow.policy.digest, shape), []).append(item)
+            groups.setdefault((item.name, item.policy.digest, shape), []).append(item)
         for (_, _, (width, slots)), group in groups.items():
             try:
                 scores = _scores(group, width=width, slots=slots)
@@ -94,15 +97,15 @@ class Shadows:
             except Exception:
                 # A shadow must not take anything with it.
                 self.left_out += len(group)
-                _logger.exception("shadow %s of task %s could not be scored", group[0].shadow.name, group[0].rules.name)
+                _logger.exception("shadow %s of task %s could not be scored", group[0].name, group[0].rules.name)
 
 
 def _scores(group: Sequence[_Waiting], *, width: int, slots: int) -> ShadowScores:
     """What the shadow would have done; all of one shadow and shape."""
-    shadow, rules = group[0].shadow, group[0].rules
+    policy, rules = group[0].policy, group[0].rules
     layout = RowLayout(rules.context_size, width, rules.feature_size)
-    rows = b"".join([row_of(item.selection, shadow.policy, _key(item), layout) for item in group])
-    outputs = shadow.policy.decide_rows(np.frombuffer(rows, np.uint32).reshape(len(group), layout.words), layout=layout, slots=slots)
+    rows = b"".join([row_of(item.selection, policy, _key(item), layout) for item in group])
+    outputs = policy.decide_rows(np.frombuffer(rows, np.uint32).reshape(len(group), layout.words), layout=layout, slots=slots)
     slates = outputs.slates.tolist()
     actions = [
         "" if place == ABSENT else item.selection.candidates.actions[place]
@@ -112,9 +115,9 @@ def _scores(group: Sequence[_Waiting], *, width: int, slots: int) -> ShadowScore
     return ShadowScores(
         tenant=rules.tenant,
         task=rules.name,
-        name=shadow.name,
-        policy=shadow.policy.manifest.policy,
-        snapshot_digest=shadow.policy.digest,
+        name=group[0].name,
+        policy=policy.manifest.policy,
+        snapshot_digest=policy.digest,
         decision_ids=b"".join([item.decision_id for item in group]),
         slots=outputs.slates.shape[1],
         actions=actions,

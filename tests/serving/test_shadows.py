@@ -16,6 +16,7 @@ from protos.events_pb2 import Event, ShadowScores
 from protos.log_files import DECISIONS, SHADOWS
 from protos.task import load_task
 from serving.client import PolicyClient
+from serving.snapshots import Served
 from serving.traffic.shadow import Shadows
 from tests.serving.kit import TASK, promote, publish, records_of, select_request, serving_from
 
@@ -57,6 +58,9 @@ def test_what_a_shadow_would_have_shown_is_logged_by_the_decisions_own_key(tmp_p
     assert not any(answer.policy == "uniform" for answer in answers)
 
 
+SERVED = Served("champion", None, "baseline", False)  # type: ignore[arg-type]
+
+
 class Waits:
     """A queue whose thread is not started: what would be scored stays to be looked at."""
 
@@ -70,13 +74,13 @@ def item(shares: float = 1.0) -> tuple[Any, bytes, Any]:
     from types import SimpleNamespace
 
     selection = SimpleNamespace(unit_id="u", rules=SimpleNamespace(name="shop"))
-    return SimpleNamespace(selection=selection), b"i" * 16, SimpleNamespace(name="s", share=shares)
+    return SimpleNamespace(selection=selection), b"i" * 16, SimpleNamespace(name="s", share=shares, policy=SimpleNamespace(digest="d"))
 
 
 def test_more_than_may_wait_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     waits = Waits(monkeypatch, most=3)
     asked, decision_id, shadow = item()
-    waits.shadows.take([(asked, decision_id)] * 5, [shadow])
+    waits.shadows.take([(asked, decision_id)] * 5, [shadow], SERVED)
     assert len(waits.shadows._queue) == 3 and waits.shadows.left_out == 2
 
 
@@ -86,7 +90,7 @@ def test_a_share_of_units_is_scored_always_the_same(monkeypatch: pytest.MonkeyPa
     for _ in range(2):
         for number in range(1_000):
             asked.selection.unit_id = str(number)
-            waits.shadows.take([(asked, decision_id)], [shadow])
+            waits.shadows.take([(asked, decision_id)], [shadow], SERVED)
     # 1,000 units at 0.3: 4.9 standard deviations are 71.
     assert len(waits.shadows._queue) % 2 == 0 and abs(len(waits.shadows._queue) / 2 - 300) < 71
 
@@ -99,12 +103,10 @@ def test_a_shadow_that_fails_takes_nothing_with_it(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("serving.traffic.shadow._scores", fails)
     asked, decision_id, shadow = item()
-    shadow.policy = asked
-    asked.digest = "d"
     asked.selection.candidates = asked
     asked.actions, asked.selection.slate_size = (), 1
     shape: Callable[..., tuple[int, int]] = lambda *_: (8, 1)  # noqa: E731
     asked.selection.rules.shapes = type("Shapes", (), {"of": staticmethod(shape)})
-    waits.shadows.take([(asked, decision_id)], [shadow])
+    waits.shadows.take([(asked, decision_id)], [shadow], SERVED)
     waits.shadows._turn()
     assert waits.shadows.left_out == 1 and "could not be scored" in caplog.text and not waits.framed

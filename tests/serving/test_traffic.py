@@ -13,6 +13,7 @@ from scipy import stats
 
 from bandits.allocation import ExperimentState, moved, share_of
 from bandits.config import TaskPolicy, parse_task
+from bandits.errors import SnapshotError
 from bandits.first import ensure_champion
 from bandits.store import Store
 from bandits.traffic import CHAMPION_ARM, Split
@@ -24,7 +25,7 @@ from protos.task import TaskFile, load_task
 from serving.client import PolicyClient
 from serving.replay import replay_logs
 from serving.server import Server
-from serving.snapshots import Served, SnapshotHolder
+from serving.snapshots import Served
 from serving.tasks import TaskRules, parse_rules, rules_by_key
 from serving.traffic.beside import ArmFeature, Beside
 from serving.traffic.experiments import Experiments, Placed
@@ -265,49 +266,54 @@ def test_assign_tells_the_arm_of_select_and_logs_an_exposure(tmp_path: Path, ser
     assert len({s.event_id for s in signals}) == len(units)
 
 
-@pytest.fixture
-def holder(tasks: Path, store: Store) -> SnapshotHolder:
-    rules = parse_rules(load_task(tasks / "shop.yaml"))
-    found = SnapshotHolder(store, rules, keeper=TrafficKeeper(store, rules))
-    found.start()
+def kept(store: Store, tasks: Path, load: Any = lambda digest: digest) -> TrafficKeeper:
+    """A keeper that has begun; policies are what `load` makes of digests."""
+    found = TrafficKeeper(store, parse_rules(load_task(tasks / "shop.yaml")))
+    found.begin(load, now_us=1)
     return found
 
 
-def arm_now(holder: SnapshotHolder, unit: str) -> str:
-    beside: Beside = holder.served.beside
-    assert beside.experiments is not None
-    return beside.experiments.place(unit, MEMBER).arm
+def arms_of(keeper: TrafficKeeper) -> list[str]:
+    beside = keeper.look(lambda digest: digest)  # type: ignore[arg-type, return-value]
+    assert beside is not None and beside.experiments is not None
+    return [beside.experiments.place(unit, MEMBER).arm for unit in map(str, range(500))]
 
 
-def test_shares_that_are_moved_in_the_store_are_followed_at_the_next_look(holder: SnapshotHolder, store: Store) -> None:
-    unit = next(u for u in map(str, range(999)) if arm_now(holder, u) == "ranker/even")
+def test_shares_that_are_moved_in_the_store_are_followed_at_the_next_look(tmp_path: Path, tasks: Path) -> None:
+    store = Store(tmp_path, "shop")
+    keeper = kept(store, tasks)
+    before, same = keeper.look(no_load), keeper.look(no_load)
+    first = arms_of(keeper)
 
     def stop(standing: Any) -> Any:
         found = standing.experiments["ranker"]
-        return standing._replace(
-            experiments={**standing.experiments, "ranker": found._replace(ranges=moved(found.ranges, {"control": 0.5, "even": 0.0}))}
-        )
+        ranges = moved(found.ranges, {"control": 0.5, "even": 0.0})
+        return standing._replace(experiments={**standing.experiments, "ranker": found._replace(ranges=ranges)})
 
     store.move_traffic(stop, expected=1, now_us=9, actor="ann", reason="too slow")
-    assert arm_now(holder, unit) == "ranker/even" and holder.refresh() and arm_now(holder, unit) == CHAMPION_ARM
-    assert not holder.refresh()
+    assert before is same and {pair for pair in zip(first, arms_of(keeper), strict=True) if pair[0] != pair[1]} == {
+        ("ranker/even", CHAMPION_ARM)
+    }
+    assert [entry["actor"] for entry in store.audit()] == ["serving", "ann"]
 
 
-def test_snapshots_of_arms_are_never_collected(holder: SnapshotHolder, store: Store) -> None:
+def no_load(digest: str) -> Any:
+    raise AssertionError(f"{digest} was to be loaded")
+
+
+def test_snapshots_of_arms_are_never_collected(tmp_path: Path, tasks: Path) -> None:
+    store = Store(tmp_path, "shop")
+    kept(store, tasks)
     store.collect(keep=0)
-    assert store.traffic().digests <= set(store.digests()) and store.traffic().digests
+    assert store.traffic().digests == set(store.digests()) != set()
 
 
-def test_an_arm_whose_snapshot_cannot_be_served_leaves_its_units_with_the_champion(store: Store, tasks: Path) -> None:
-    from tests.serving.test_served_snapshots import flip
+def test_an_arm_whose_snapshot_cannot_be_served_leaves_its_units_with_the_champion(tmp_path: Path, tasks: Path) -> None:
+    def broken(digest: str) -> Any:
+        raise SnapshotError(f"snapshot {digest}: altered")
 
-    rules = parse_rules(load_task(tasks / "shop.yaml"))
-    holder = SnapshotHolder(store, rules, keeper=TrafficKeeper(store, rules))
-    holder.start()
-    flip(store, store.traffic().experiments["ranker"].serves["even"])
-    again = SnapshotHolder(store, rules, keeper=TrafficKeeper(store, rules))
-    again.start()
-    pairs = {(arm_now(holder, unit), arm_now(again, unit)) for unit in map(str, range(500))}
+    store = Store(tmp_path, "shop")
+    pairs = set(zip(arms_of(kept(store, tasks)), arms_of(kept(store, tasks, broken)), strict=True))
     assert ("ranker/even", CHAMPION_ARM) in pairs and ("ranker/control", "ranker/control") in pairs
 
 

@@ -1,6 +1,5 @@
 """Unit features: what a request lacks is the unit's own, what it gives stands; the record says which version, and replays to the same."""
 
-import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bandits.first import ensure_champion
 from bandits.store import Store
 from protos.events_pb2 import Decision, Event
 from protos.log_files import DECISIONS
@@ -18,7 +16,7 @@ from protos.policy_pb2 import Context, FeatureValue, SelectRequest
 from protos.task import TaskFile
 from protos.unit_features import FEATURES_FILE, LATEST, MANIFEST_FILE, FeatureColumn, UnitFeaturesManifest
 from serving.replay import replay_logs
-from serving.snapshots import SnapshotHolder
+from serving.snapshots import Served
 from serving.tasks import parse_rules
 from serving.traffic.keeper import keeper_of
 from serving.traffic.units import UnitTables
@@ -66,77 +64,90 @@ def file_of(content: dict[str, Any]) -> TaskFile:
     return TaskFile(name="shop", tenant="default", digest="0" * 64, sections={key: content[key] for key in content if key != "task"})
 
 
-def holder_of(tmp_path: Path, content: dict[str, Any], tables: UnitTables | None) -> SnapshotHolder:
-    store, rules = Store(tmp_path / "store", "shop"), parse_rules(file_of(content))
-    # The tests look at contexts: one shape is enough.
-    rules = dataclasses.replace(rules, shapes=dataclasses.replace(rules.shapes, widths=(8,), slots=(1,)))
-    ensure_champion(store, rules.policy, now_us=1, actor="test")
-    found = SnapshotHolder(store, rules, keeper=keeper_of(store, rules, tables=tables))
-    found.start()
-    return found
+class Kept:
+    """A task with what is beside its decisions, followed by its keeper; no policy is loaded."""
+
+    def __init__(self, tmp_path: Path, content: dict[str, Any], tables: UnitTables | None) -> None:
+        self.rules = parse_rules(file_of(content))
+        found = keeper_of(Store(tmp_path / "store", "shop"), self.rules, tables=tables)
+        assert found is not None
+        self._keeper, self.beside = found, found.begin(no_policy, now_us=1)
+
+    def refresh(self) -> bool:
+        """Is there anything else now?"""
+        before, self.beside = self.beside, self._keeper.look(no_policy)
+        return self.beside is not before
+
+    def asked(self, request: SelectRequest) -> Any:
+        assert self.beside is not None
+        return self.beside.asked(validate(request, self.rules), Served("champion", None, "baseline", False))  # type: ignore[arg-type]
+
+
+def no_policy(digest: str) -> Any:
+    raise AssertionError(f"{digest} was to be loaded")
 
 
 @pytest.fixture
-def holder(tmp_path: Path, folder: Path) -> SnapshotHolder:
-    return holder_of(tmp_path, SHOP, UnitTables(folder))
+def kept(tmp_path: Path, folder: Path) -> Kept:
+    return Kept(tmp_path, SHOP, UnitTables(folder))
 
 
-def asked(holder: SnapshotHolder, unit: str, **given: float) -> Any:
+def asked(kept: Kept, unit: str, **given: float) -> Any:
     features = {name: FeatureValue(number=value) for name, value in given.items()}
     request = SelectRequest(task="shop", unit_id=unit, context=Context(features=features))
-    return holder.served.beside.asked(validate(request, holder.rules), holder.served)
+    return kept.asked(request)
 
 
 def context_of(found: Any) -> list[float]:
     return np.frombuffer(found.selection.context, "<f4").tolist()
 
 
-def test_what_the_request_lacks_is_the_units_own_and_what_it_gives_stands(holder: SnapshotHolder) -> None:
-    own = asked(holder, "ann", age=40.0)
+def test_what_the_request_lacks_is_the_units_own_and_what_it_gives_stands(kept: Kept) -> None:
+    own = asked(kept, "ann", age=40.0)
     assert context_of(own) == [40.0, 7.0, 3.0] and own.selection.defaulted == () and own.selection.unit_features == "v1"
-    given = asked(holder, "ann", **{PLAYS: 1.0})
+    given = asked(kept, "ann", **{PLAYS: 1.0})
     assert context_of(given) == [18.0, 1.0, 3.0] and given.selection.defaulted == ("age",)
-    whole = asked(holder, "ann", age=1.0, **{PLAYS: 1.0, DAYS: 1.0})
-    assert context_of(whole) == [1.0, 1.0, 1.0] and whole.selection.unit_features == "" and whole.selection.further == b""
+    whole = asked(kept, "ann", age=1.0, **{PLAYS: 1.0, DAYS: 1.0})
+    assert context_of(whole) == [1.0, 1.0, 1.0] and whole.selection.unit_features == ""
 
 
-def test_a_unit_without_a_row_has_the_tables_defaults_and_a_number_that_fits_no_float_is_one_too(holder: SnapshotHolder) -> None:
-    assert context_of(asked(holder, "nobody")) == [18.0, 0.0, 99.0]
-    assert context_of(asked(holder, "bob")) == [18.0, 2.0, 99.0]
+def test_a_unit_without_a_row_has_the_tables_defaults_and_a_number_that_fits_no_float_is_one_too(kept: Kept) -> None:
+    assert context_of(asked(kept, "nobody")) == [18.0, 0.0, 99.0]
+    assert context_of(asked(kept, "bob")) == [18.0, 2.0, 99.0]
 
 
-def test_a_packed_context_is_whole_and_takes_nothing_of_the_table(holder: SnapshotHolder) -> None:
-    packed = Context(packed=np.arange(3, dtype="<f4").tobytes(), schema_digest=holder.rules.schema_digest)
-    found = holder.served.beside.asked(validate(SelectRequest(task="shop", unit_id="ann", context=packed), holder.rules), holder.served)
+def test_a_packed_context_is_whole_and_takes_nothing_of_the_table(kept: Kept) -> None:
+    packed = Context(packed=np.arange(3, dtype="<f4").tobytes(), schema_digest=kept.rules.schema_digest)
+    found = kept.asked(SelectRequest(task="shop", unit_id="ann", context=packed))
     assert context_of(found) == [0.0, 1.0, 2.0] and found.selection.unit_features == ""
 
 
-def test_targets_see_the_units_features_and_the_record_says_which_version(holder: SnapshotHolder) -> None:
-    assert asked(holder, "ann").assignment.arm == "e/a" and asked(holder, "bob").assignment.arm == "champion"
-    further = Decision.FromString(asked(holder, "bob").selection.further)
+def test_targets_see_the_units_features_and_the_record_says_which_version(kept: Kept) -> None:
+    assert asked(kept, "ann").assignment.arm == "e/a" and asked(kept, "bob").assignment.arm == "champion"
+    further = Decision.FromString(asked(kept, "bob").selection.further)
     assert (further.unit_features, list(further.ineligible_for)) == ("v1", ["e"])
 
 
-def test_a_new_version_is_served_at_the_next_look_and_a_broken_one_never(holder: SnapshotHolder, folder: Path) -> None:
-    before = holder.served.beside
-    assert not holder.refresh() and holder.served.beside is before
+def test_a_new_version_is_served_at_the_next_look_and_a_broken_one_never(kept: Kept, folder: Path) -> None:
+    before = kept.beside
+    assert not kept.refresh() and kept.beside is before
     write(folder / "default", "v2", {"ann": (8.0, 4.0)})
-    assert holder.refresh() and context_of(asked(holder, "ann")) == [18.0, 8.0, 4.0]
+    assert kept.refresh() and context_of(asked(kept, "ann")) == [18.0, 8.0, 4.0]
     write(folder / "default", "v3", {"ann": (9.0, 5.0)})
     (folder / "default" / "v3" / FEATURES_FILE).write_bytes(b"torn")
-    assert not holder.refresh() and asked(holder, "ann").selection.unit_features == "v2"
+    assert not kept.refresh() and asked(kept, "ann").selection.unit_features == "v2"
 
 
 def test_a_task_that_names_no_column_is_decided_as_if_there_were_no_table(tmp_path: Path, folder: Path) -> None:
     other = {**PLAIN, "features": {"context": [{"name": "age"}], "actions": list("abc")}}
-    assert holder_of(tmp_path, other, UnitTables(folder)).served.beside is None
+    assert Kept(tmp_path, other, UnitTables(folder)).beside is None
 
 
 def test_a_table_that_comes_later_is_found(tmp_path: Path) -> None:
-    holder = holder_of(tmp_path, PLAIN, UnitTables(tmp_path / "units"))
-    assert holder.served.beside is None and not holder.refresh()
+    kept = Kept(tmp_path, PLAIN, UnitTables(tmp_path / "units"))
+    assert kept.beside is None and not kept.refresh()
     write(tmp_path / "units" / "default", "v1", {"ann": (7.0, 3.0)})
-    assert holder.refresh() and context_of(asked(holder, "ann")) == [18.0, 7.0, 3.0]
+    assert kept.refresh() and context_of(asked(kept, "ann")) == [18.0, 7.0, 3.0]
 
 
 @pytest.mark.slow
