@@ -307,7 +307,8 @@ Global___Decision: _TypeAlias = Decision  # noqa: Y015
 @_typing.final
 class ShadowScores(_message.Message):
     """What a shadow policy, which is never shown, would have done in some decisions of a task: columnar, n decisions of L slots each. Records
-    of the log `shadows` hold it; it is no event and travels in no topic. It names no unit: the decisions do.
+    of the log `shadows` hold it; it is no event and travels in no topic. It names no unit: the decisions do. Its numbers are none of Event's,
+    but for the time: so whoever takes a log over reads the time of its last record, whatever the log holds.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -322,7 +323,7 @@ class ShadowScores(_message.Message):
     ACTIONS_FIELD_NUMBER: _builtins.int
     NUMERATORS_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
-    TIME_US_FIELD_NUMBER: _builtins.int
+    APPEND_TIME_US_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     task: _builtins.str
     name: _builtins.str
@@ -338,7 +339,7 @@ class ShadowScores(_message.Message):
     """[n, L] little-endian uint32 out of 2^31: the probability with which it would have drawn it, given its earlier slots; 0 behind the end."""
     scores: _builtins.bytes
     """[n, L] little-endian float64, in units of reward."""
-    time_us: _builtins.int
+    append_time_us: _builtins.int
     """When they were scored, microseconds since the epoch."""
     @_builtins.property
     def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -357,11 +358,11 @@ class ShadowScores(_message.Message):
         actions: _abc.Iterable[_builtins.str] | None = ...,
         numerators: _builtins.bytes = ...,
         scores: _builtins.bytes = ...,
-        time_us: _builtins.int = ...,
+        append_time_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "decision_ids", b"decision_ids", "name", b"name", "numerators", b"numerators", "policy", b"policy", "scores", b"scores", "slots", b"slots", "snapshot_digest", b"snapshot_digest", "task", b"task", "tenant", b"tenant", "time_us", b"time_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "append_time_us", b"append_time_us", "decision_ids", b"decision_ids", "name", b"name", "numerators", b"numerators", "policy", b"policy", "scores", b"scores", "slots", b"slots", "snapshot_digest", b"snapshot_digest", "task", b"task", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

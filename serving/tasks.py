@@ -85,6 +85,12 @@ class TaskRules:
         return self.policy.tenant
 
     @functools.cached_property
+    def default_context(self) -> tuple[bytes, tuple[str, ...]]:
+        """The encoded context of a request that names no feature, and the features that took their default: all."""
+        vector, defaulted = self.schema.encode_context({})
+        return vector.astype("<f4").tobytes(), defaulted
+
+    @functools.cached_property
     def key(self) -> TaskKey:
         """What requests name it by."""
         return (self.policy.tenant, self.policy.name)

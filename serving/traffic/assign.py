@@ -51,7 +51,7 @@ def _assigned(request: AssignRequest, rules: TaskRules, served: Served) -> Assig
 
 def _selection(request: AssignRequest, rules: TaskRules) -> Selection:
     """As much of a selection as an arm depends on."""
-    context, defaulted = encoded_context(request.context, rules)
+    context, defaulted = encoded_context(request.context, rules) if request.HasField("context") else rules.default_context
     return Selection(
         rules=rules,
         unit_id=request.unit_id,

@@ -128,11 +128,14 @@ def _scores(group: Sequence[_Waiting], *, width: int, slots: int) -> ShadowScore
 
 def _key(item: _Waiting) -> bytes:
     """The key that the decision was drawn by."""
-    about = {"draw_by": item.rules.policy.section.draw_by, "task": item.rules.name, "unit_id": item.selection.unit_id}
+    draw_by = item.rules.policy.section.draw_by
+    if draw_by == "decision":
+        return item.decision_id[:8]
+    about = {"draw_by": draw_by, "task": item.rules.name, "unit_id": item.selection.unit_id}
     key = logged_draw_key(decision_id=item.decision_id, epoch=draw_epoch(item.selection), **about)
     return key.astype("<u4").tobytes()
 
 
 def _framed(scores: ShadowScores, now_us: int) -> bytes:
-    scores.time_us = now_us
+    scores.append_time_us = now_us
     return frame(scores.SerializeToString())

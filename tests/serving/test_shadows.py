@@ -16,8 +16,9 @@ from protos.events_pb2 import Event, ShadowScores
 from protos.log_files import DECISIONS, SHADOWS
 from protos.task import load_task
 from serving.client import PolicyClient
+from serving.decision_log import LogWriter, stamp_append
 from serving.snapshots import Served
-from serving.traffic.shadow import Shadows
+from serving.traffic.shadow import Shadows, _framed
 from tests.serving.kit import TASK, promote, publish, records_of, select_request, serving_from
 
 SHOP = {**TASK, "traffic": {"shadows": {"even": {"policy": {"name": "uniform", "floor": 1.0}}, "old": {"serves": "baseline"}}}}
@@ -56,6 +57,21 @@ def test_what_a_shadow_would_have_shown_is_logged_by_the_decisions_own_key(tmp_p
         assert [action for one in own for action in one.actions] == ["abcde"[place] for place in wanted.slates.ravel()]
         assert np.array_equal(np.concatenate([np.frombuffer(one.numerators, "<u4") for one in own]), wanted.numerators.ravel())
     assert not any(answer.policy == "uniform" for answer in answers)
+
+
+def test_a_log_of_shadows_is_taken_over_with_its_time(tmp_path: Path) -> None:
+    def log() -> LogWriter:
+        return LogWriter(tmp_path / SHADOWS, stamp=stamp_append, now_us=lambda: 7, segment_bytes=1 << 20, sync_s=1.0)
+
+    first = log()
+    scores = ShadowScores(tenant="default", task="shop", name="s", decision_ids=b"i" * 16, actions=["a"])
+    first.append_framed(lambda now_us: _framed(scores, now_us))
+    first.close()
+    again = log()
+    assert again.last_us == 7
+    again.append_framed(lambda now_us: _framed(scores, now_us))
+    again.close()
+    assert [ShadowScores.FromString(record.payload) for record in records_of(tmp_path / SHADOWS)] == [scores] * 2
 
 
 SERVED = Served("champion", None, "baseline", False)  # type: ignore[arg-type]
