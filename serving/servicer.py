@@ -51,6 +51,8 @@ class Servicer:
         self.read, self.read_batch = engine.readers.one, engine.readers.batch
         self._gathering: Gathering[SelectRequest | PlainRequest, Answer] = Gathering(engine.answer, most=GATHERED, common=LogUnavailable)
         self._append_feedback = append_feedback
+        # Exposures that wait at the same time are one write.
+        self._exposures: Gathering[Event, None] = Gathering(self._append_all, most=GATHERED, common=LogUnavailable)
         self._latest_us = latest_us
 
     def select(self, request: SelectRequest | PlainRequest) -> bytes:
@@ -85,8 +87,12 @@ class Servicer:
         check_id(request.unit_id, field="unit_id")
         assigned, exposure = assignment(request, holder.rules, holder.served, now_us=self._now_us)
         if exposure is not None:
-            self._append_feedback([exposure])
+            self._exposures.answer(exposure)
         return assigned.SerializeToString()
+
+    def _append_all(self, events: Sequence[Event]) -> list[None]:
+        self._append_feedback(events)
+        return [None] * len(events)
 
     def feedback(self, request: FeedbackRequest) -> bytes:
         """Takes all events of a call into the feedback log, or none."""

@@ -122,23 +122,22 @@ def beside(world: Any, *, rounds: int, seconds: int) -> Iterator[Figure]:
 
 
 def assignment(world: Any, *, rounds: int, seconds: int) -> Iterator[Figure]:
-    """p99 of Assign with experiments, exposure logged, at 2,000 a second."""
+    """p99 of Assign with experiments, exposure logged, at 2,000 a second, beside the no-op echo's at the same rate."""
     data = (world.folder / "assign").read_bytes()[5:]
-    with server_with(world, "experiments", EXPERIMENTS) as server:
-        runs = [
-            open_loop(server.address, SERVICE + "Assign", data, rate=2_000.0, seconds=seconds, core=world.load_core) for _ in range(rounds)
+    with server_with(world, "experiments", EXPERIMENTS) as server, world.echo(threads=4) as echo:
+        pairs = [
+            [
+                open_loop(one.address, SERVICE + name, data, rate=2_000.0, seconds=seconds, core=world.load_core)
+                for one, name in ((server, "Assign"), (echo, "Select"))
+            ]
+            for _ in range(rounds)
         ]
+    runs, echoes = zip(*pairs, strict=True)
+    mine, theirs = (float(np.median([run.p99_ms for run in found])) for found in (runs, echoes))
     note = f"p50 {np.median([run.p50_ms for run in runs]):.2f} ms; failed {sum(run.failed for run in runs)}"
     note += f"; by round: {', '.join(f'{run.p99_ms:.2f}' for run in runs)}"
-    yield Figure(
-        "Assign with experiments, p99 at 2000/s",
-        float(np.median([run.p99_ms for run in runs])),
-        "ms",
-        5.0,
-        "lower",
-        rounds=rounds,
-        note=note,
-    )
+    title = "Assign with experiments, p99 at 2000/s"
+    yield Figure(title, mine, "ms", 5.0, "lower", "no-op echo, same sender", theirs, theirs / mine, rounds, note)
 
 
 def idle(world: Any, *, rounds: int, seconds: int, connections: int) -> Iterator[Figure]:
