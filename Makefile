@@ -44,9 +44,9 @@ test: $(STAMP)  ## the test suite, in two processes
 test-slow: $(STAMP)  ## the longer runs that `make test` leaves out
 	$(BIN)/python -m pytest -m slow
 
-fuzz: $(STAMP)  ## coverage-guided fuzzing of requests (read both ways), manifests and log records, a minute each (installs atheris into .bench/fuzz)
+fuzz: $(STAMP)  ## coverage-guided fuzzing of requests (read in every way), manifests and log records, a minute each (installs atheris into .bench/fuzz)
 	test -d .bench/fuzz || $(BIN)/python -m pip install --quiet --target .bench/fuzz --no-deps atheris
-	@set -e; for target in requests plain manifests records; do PYTHONPATH=.:.bench/fuzz $(BIN)/python tests/fuzz/coverage_guided.py $$target -max_total_time=60; done
+	@set -e; for target in requests plain alike manifests records; do PYTHONPATH=.:.bench/fuzz $(BIN)/python tests/fuzz/coverage_guided.py $$target -max_total_time=60; done
 
 check: $(STAMP)  ## format, lint, types
 	$(BIN)/ruff format --check .

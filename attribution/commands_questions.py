@@ -140,7 +140,9 @@ def unit_features_command(
     windows_days: Annotated[
         list[float] | None,
         typer.Option(
-            "--window-days", help="Length of a window, days; repeatable. Default: 1, 7 and 30. Events must be kept longer.", min=1e-5
+            "--window-days",
+            help="Length of a window, days; repeatable. Default: 1, 7 and 30. Refused where events of it have expired.",
+            min=1e-5,
         ),
     ] = None,
     at_us: Annotated[

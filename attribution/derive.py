@@ -149,14 +149,16 @@ def _standing(heads: pl.DataFrame, feedback: pl.DataFrame) -> tuple[pl.DataFrame
         .when(pl.col("append_time_us") >= closed_us + pl.col("late_us"))
         .then(pl.lit("late")),
     )
-    standing, duplicates = _winners(judged.filter(pl.col("verdict").is_null()))
+    # Most batches hold nothing that is refused, and to copy all columns of the others costs as much as the verdicts.
+    spotless = judged["verdict"].null_count() == judged.height
+    standing, duplicates = _winners(judged if spotless else judged.filter(pl.col("verdict").is_null()))
     outside = standing.select(outside=before | unseen)["outside"]
     # Parts of a shared reward count once, when no decision takes them any more (`join.COUNTS`).
     refused = judged.filter(pl.col("verdict").is_not_null()).select(*feedback.columns, reason="verdict")
     beside = standing.filter(outside & standing["credit"].is_null())["partition"]
     counts = plus(tally_by(refused.filter(pl.col("credit").is_null()), "reason"), duplicates, tally("outside_window", beside))
     known_us = pl.max_horizontal("append_time_us", "peers_append_us")
-    kept = standing.filter(~outside).with_columns(corrects=known_us >= closed_us + pl.col("grace_us"))
+    kept = (standing.filter(~outside) if outside.any() else standing).with_columns(corrects=known_us >= closed_us + pl.col("grace_us"))
     return kept, refused, counts
 
 

@@ -5,7 +5,7 @@ Confluent framing         0x00, schema id (4 bytes, big-endian), message indexes
 Arrow IPC stream          0xFFFFFFFF first; one binary column `payload`, each value an Event. Worth it from about 500 events a message
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import pyarrow as pa
 from attribution.events import Raws
 from attribution.wire import bytes_of
 
-__all__ = ["BATCH_SCHEMA", "event_counts", "pack", "unpacked"]
+__all__ = ["BATCH_SCHEMA", "event_sizes", "pack", "unpacked"]
 
 BATCH_SCHEMA = pa.schema([pa.field("payload", pa.binary(), nullable=False)])
 _REGISTRY, _ARROW = b"\x00", b"\xff\xff\xff\xff"
@@ -33,25 +33,30 @@ def pack(payloads: Sequence[bytes]) -> bytes:
     return value
 
 
-def event_counts(payloads: Sequence[bytes]) -> list[int]:
-    """How many events each value holds, from the heads of its batches; 1 where it is no stream that can be read."""
-    counts = [1] * len(payloads)
+def event_sizes(payloads: Sequence[bytes]) -> tuple[list[int], list[int]]:
+    """How many events each value holds, and how many bytes they are in memory; one event of its own size where it is no stream that can
+    be read. A stream may be compressed, so its own length says little."""
+    counts, sizes = [1] * len(payloads), [len(payload) for payload in payloads]
     for row, payload in enumerate(payloads):
         if payload.startswith(_ARROW):
-            counts[row] = _rows_of(payload)
-    return counts
+            counts[row], sizes[row] = _stream_size(payload)
+    return counts, sizes
 
 
-def _rows_of(stream: bytes) -> int:
+def _stream_size(stream: bytes) -> tuple[int, int]:
     try:
-        with pa.ipc.open_stream(stream) as batches:
-            return max(sum(batch.num_rows for batch in batches), 1)
+        with pa.ipc.open_stream(stream) as opened:
+            batches = list(opened)
     except (pa.ArrowInvalid, OSError):
-        return 1
+        return 1, len(stream)
+    return max(sum(batch.num_rows for batch in batches), 1), max(sum(batch.nbytes for batch in batches), len(stream))
 
 
 def unpacked(records: Raws) -> Raws:
     """The records with one event each, `payloads` as an Arrow array. What can't be taken apart stays, and will be found undecodable."""
+    if not isinstance(records.payloads, pa.Array) and records.payloads and records.payloads[0].startswith(_ARROW):
+        # Where one message holds many events, most do, and to have them all in one array first is a copy of everything.
+        return _spread(records, lists=[_of_message(payload) for payload in records.payloads])
     payloads = records.payloads if isinstance(records.payloads, pa.Array) else pa.array(records.payloads, pa.binary())
     wrapped = _wrapped(payloads)
     if not wrapped.size:
@@ -62,7 +67,12 @@ def unpacked(records: Raws) -> Raws:
         for row, events in inner.items():
             mended[row] = events[0].as_py()
         return records._replace(payloads=pa.array(mended, pa.binary()))
-    return _spread(records._replace(payloads=payloads), inner=inner)
+    return _spread(records, lists=[inner[row] if row in inner else payloads[row : row + 1] for row in range(len(payloads))])
+
+
+def _of_message(payload: bytes) -> pa.BinaryArray:
+    """The events of one message, in whatever form."""
+    return _events(payload) if payload.startswith((_REGISTRY, _ARROW)) else pa.array([payload], pa.binary())
 
 
 def _wrapped(payloads: pa.BinaryArray) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -74,11 +84,10 @@ def _wrapped(payloads: pa.BinaryArray) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.flatnonzero((end > begin) & ((first == _REGISTRY[0]) | (first == _ARROW[0])))
 
 
-def _spread(records: Raws, *, inner: Mapping[int, pa.BinaryArray]) -> Raws:
-    rows = range(len(records.payloads))
-    lists = [inner[row] if row in inner else records.payloads[row : row + 1] for row in rows]
+def _spread(records: Raws, *, lists: Sequence[pa.BinaryArray]) -> Raws:
+    """The records with the events of each, one list a record."""
     counts = np.array([len(events) for events in lists])
-    source = np.repeat(np.array(rows), counts)
+    source = np.repeat(np.arange(len(lists)), counts)
     starts = np.concatenate([[0], np.cumsum(counts)])
     return Raws(
         topics=pl.Series(records.topics, dtype=pl.String).gather(source),
@@ -101,7 +110,8 @@ def _events(payload: bytes) -> pa.BinaryArray:
     if "payload" not in table.schema.names or not table.num_rows:
         return pa.array([payload], pa.binary())
     try:
-        events = pa.concat_arrays(table["payload"].cast(pa.binary()).chunks)
+        chunks = table["payload"].cast(pa.binary()).chunks
+        events = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
     except pa.ArrowInvalid:
         return pa.array([payload], pa.binary())
     return events.fill_null(b"") if events.null_count else events

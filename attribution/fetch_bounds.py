@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from attribution.envelope import event_counts
+from attribution.envelope import event_sizes
 
 __all__ = ["FetchBounds", "Room", "Size"]
 
@@ -27,10 +27,10 @@ class Size(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FetchBounds:
-    """Most messages, events and bytes of values in one fetch; one message is always taken, however large. Each at least 1."""
+    """Most messages, events and bytes (of values taken apart) in one fetch; one message is always taken, however large. Each at least 1."""
 
-    records: int = 20_000
-    events: int = 50_000
+    records: int = 100_000
+    events: int = 200_000
     size_bytes: int = 64 << 20
 
 
@@ -58,8 +58,7 @@ class Room:
         """How many of these messages, from the first on, fit; after one that does not the room is full."""
         if not values:
             return 0
-        events = np.array(event_counts(values))
-        sizes = np.fromiter(map(len, values), dtype=np.int64, count=len(values))
+        events, sizes = (np.array(numbers, dtype=np.int64) for numbers in event_sizes(values))
         fit = (np.cumsum(events) <= self._left.events) & (np.cumsum(sizes) <= self._left.size_bytes)
         # The first message of a fetch goes in always, or it would stand in the way for ever.
         count = max(int(fit.sum()), 0 if self.largest.events else 1)

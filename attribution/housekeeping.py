@@ -4,6 +4,7 @@ Each of these rewrites files; the joiner may run meanwhile (an append that was f
 owner by name, written down beside the tables: two of them would throw away each other's files.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import polars as pl
 from attribution.deletions import read_deletions, request_deletion
 from attribution.erasure import ERASED, EXPIRED, PERSONAL, decisions_with, erased_rows, events_at
 from attribution.errors import TableError
+from attribution.positions import EVENTS_EXPIRED
 from attribution.tables import EVENTS_DIR, OBSERVATIONS_DIR, open_table
 from attribution.unit_feature_store import erase_features
 
@@ -21,6 +23,8 @@ __all__ = ["Expiry", "compact", "delete_unit", "erase_tables", "expire"]
 
 _STANDING = f"(fault IS NULL OR fault NOT IN ('{ERASED}', '{EXPIRED}'))"
 _OWNER = ".compaction-owner"
+# A file that no commit names is left behind by a crash, or is under way: no append takes a day.
+_LEFT_BEHIND_HOURS = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +83,7 @@ def expire(out: Path, *, events_before_us: int, observations_before_us: int, hel
     )
     if apply:
         events, observations = _handle(out / EVENTS_DIR), _handle(out / OBSERVATIONS_DIR)
-        events.delete(old["events"])
+        _delete_events(events, old["events"], before_us=events_before_us)
         _empty(events, old["decisions"], fault=EXPIRED)
         observations.delete(old["observations"])
         for table in (events, observations):
@@ -93,15 +97,16 @@ def compact(out: Path, *, owner: str, keep_s: float) -> Mapping[str, int]:
     Raises TableError if another owner does this here.
     """
     mark = out / _OWNER
-    if not mark.exists():
-        mark.write_text(owner)
+    # Two that come at once: one makes it, the other finds it.
+    with contextlib.suppress(FileExistsError), mark.open("x") as fresh:
+        fresh.write(owner)
     if (known := mark.read_text()) != owner:
         raise TableError(f"--owner {owner}: {known!r} compacts these tables; stop it and delete {mark}, or leave it to it")
     gone = {}
     for name in (EVENTS_DIR, OBSERVATIONS_DIR):
         table = _handle(out / name)
         table.optimize.compact()
-        gone[name] = len(table.vacuum(retention_hours=round(keep_s / 3600), enforce_retention_duration=False, dry_run=False))
+        gone[name] = _vacuum(table, keep_hours=round(keep_s / 3600))
     return gone
 
 
@@ -116,9 +121,21 @@ def _empty(events: deltalake.DeltaTable, where: str, *, fault: str) -> int:
     return int(events.update(updates={**blank, "fault": f"'{fault}'"}, predicate=where)["num_updated_rows"])
 
 
-def _vacuum(table: deltalake.DeltaTable) -> None:
-    # Zero hours: a unit that was deleted must not lie on in files of the table's history.
-    table.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+def _delete_events(events: deltalake.DeltaTable, where: str, *, before_us: int) -> None:
+    """Deletes events, and says in the same commit from when on they are whole: who counts over a window asks."""
+    mark = max(before_us, events.transaction_version(EVENTS_EXPIRED) or 0)
+    moved = deltalake.CommitProperties(app_transactions=[deltalake.Transaction(EVENTS_EXPIRED, mark)])
+    events.delete(where, commit_properties=moved)
+
+
+def _vacuum(table: deltalake.DeltaTable, *, keep_hours: int = 0) -> int:
+    """Removes files that the table has let go of for so long, and those that a crash left behind before any commit named them.
+
+    Zero hours: a unit that was deleted must not lie on in files of the table's history.
+    """
+    gone = table.vacuum(retention_hours=keep_hours, enforce_retention_duration=False, dry_run=False)
+    hours = max(keep_hours, _LEFT_BEHIND_HOURS)
+    return len(gone) + len(table.vacuum(retention_hours=hours, enforce_retention_duration=False, dry_run=False, full=True))
 
 
 def _count(path: Path, where: pl.Expr) -> int:

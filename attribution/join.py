@@ -31,6 +31,7 @@ from attribution.join_state import (
     forgetting,
     later,
     marks_of,
+    rows_at,
     taken_in,
     without,
 )
@@ -112,13 +113,13 @@ def _derived(places: Places, feedback: pl.DataFrame, decisions: pl.DataFrame, co
     """Rows of the decisions at these places; the others are looked at where they share a reward with them."""
     if not places.size:
         return _Rows(places, _NO_ROWS, {})
-    mine = decisions[places]
+    mine = rows_at(decisions, places)
     # One more for the feedback without a place, whose place is -1.
     row_of = np.full(decisions.height + 1, -1, dtype=np.int32)
     row_of[places] = np.arange(places.size, dtype=np.int32)
     row = row_of[feedback["place"].to_numpy()]
     theirs = np.flatnonzero(row >= 0)
-    direct = feedback[theirs].with_columns(row=pl.Series(row[theirs], dtype=pl.UInt32))
+    direct = rows_at(feedback, theirs).with_columns(row=pl.Series(row[theirs], dtype=pl.UInt32))
     shared = None
     if config.shares:
         shared = feedback.filter(unattributed()).join(mine.select("unit_id").unique(), on="unit_id", how="semi")

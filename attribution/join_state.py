@@ -31,6 +31,7 @@ __all__ = [
     "marks_of",
     "merged",
     "of_partitions",
+    "rows_at",
     "taken_in",
     "without",
 ]
@@ -220,6 +221,11 @@ def marks_of(partitions: pl.Series, marks: Marks) -> Times:
     return by_number[numbers]
 
 
+def rows_at(frame: pl.DataFrame, places: Places | pl.Series) -> pl.DataFrame:
+    """The rows at these places. Column by column: to index a frame of several chunks copies all of it into one first."""
+    return pl.DataFrame([column.gather(places) for column in frame.get_columns()])
+
+
 def later(one: Marks, other: Marks) -> Marks:
     """The later watermark of each partition."""
     if isinstance(one, int) and isinstance(other, int):
@@ -257,7 +263,7 @@ def _matches(rows: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
         return pl.DataFrame(schema={"row": pl.UInt32, "place": pl.UInt32})
     pairs = rows.select("key").with_row_index("row").join(held.select("key").with_row_index("place"), on="key")
     # By a hash of 64 bits first, which is three times faster; that it is the same id must still be seen.
-    mine, theirs = rows.select(_IDENTITY)[pairs["row"]], held.select(_IDENTITY)[pairs["place"]]
+    mine, theirs = rows_at(rows.select(_IDENTITY), pairs["row"]), rows_at(held.select(_IDENTITY), pairs["place"])
     same = (mine["decision_id"] == theirs["decision_id"]) & (mine["partition"] == theirs["partition"])
     return pairs if same.all() else pairs.filter(same)
 
@@ -289,7 +295,7 @@ def _with_decisions(held: pl.DataFrame, fresh: pl.DataFrame) -> pl.DataFrame:
 
 def _first_logged(held: pl.DataFrame, copies: pl.DataFrame) -> pl.DataFrame:
     """Held decisions, those replaced of which a copy was logged earlier."""
-    theirs = held.select("append_time_us", "payload")[copies["place"].to_numpy()]
+    theirs = rows_at(held.select("append_time_us", "payload"), copies["place"])
     append, payload = pl.col("append_time_us"), pl.col("payload")
     both = copies.hstack(theirs.rename({"append_time_us": "held_append_us", "payload": "held_payload"}))
     earlier = (append < pl.col("held_append_us")) | ((append == pl.col("held_append_us")) & (payload < pl.col("held_payload")))
@@ -317,7 +323,7 @@ def _placed(feedback: pl.DataFrame, new: pl.DataFrame, *, first: int) -> pl.Data
     waiting = np.flatnonzero(place < 0)
     if not waiting.size or new.is_empty():
         return feedback
-    found = _matches(feedback.select("key", *_IDENTITY)[waiting], new)
+    found = _matches(rows_at(feedback.select("key", *_IDENTITY), waiting), new)
     place = place.copy()
     place[waiting[found["row"].to_numpy()]] = found["place"].to_numpy() + first
     return feedback.with_columns(place=pl.Series(place, dtype=pl.Int32))

@@ -24,7 +24,7 @@ from attribution.sources import Fetched, Offsets, Partition
 __all__ = ["TOPICS", "KafkaSource"]
 
 TOPICS = ("decisions", "impressions", "rewards", "signals")
-_METADATA_TIMEOUT_S = 10.0
+_METADATA_TIMEOUT_S, _RECOUNT_TIMEOUT_S = 10.0, 1.0
 # Before the first fetch: a batch of the size that pays, and the brokers' own bound on a message.
 _FIRST_GUESS = Size(500, 1 << 20)
 _RESET = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
@@ -35,7 +35,8 @@ class KafkaSource:
 
     `prefix` stands before the topics' names at the broker, and nowhere else. `settings` are librdkafka's own (security, client id);
     `max_records` (messages), `max_events`, `max_bytes` and `timeout_s` bound a fetch. With `members` only their partitions are read.
-    Raises SourceError if the broker doesn't answer or a topic is absent.
+    Every `recount_s` it is looked whether the topics still have as many partitions. Raises SourceError if the broker doesn't answer, a
+    topic is absent, or their numbers of partitions differ.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class KafkaSource:
         max_bytes: int = FetchBounds.size_bytes,
         timeout_s: float = 0.5,
         members: Membership | None = None,
+        recount_s: float = 60.0,
     ) -> None:
         own = {"bootstrap.servers": bootstrap, "group.id": GROUP, "enable.auto.commit": False, "auto.offset.reset": "error"}
         self._consumer = Consumer({**(settings or {}), **own})
@@ -58,9 +60,15 @@ class KafkaSource:
         self._assigned: dict[Partition, int] = {}
         self._members = members
         self._partitions = self._all = [partition for topic in TOPICS for partition in self._of_topic(topic, bootstrap)]
+        _refuse_unequal(self._all, bootstrap)
+        self._recount_s, self._recount_at = recount_s, time.monotonic() + recount_s
 
     def partitions(self) -> Sequence[Partition]:
-        """Every partition of the topics, as the broker listed them at the start; in a group, those that are this member's now."""
+        """Every partition of the topics, as the broker listed them at the start; in a group, those that are this member's now.
+
+        Raises SourceError if a topic has grown: its new partitions would be nobody's.
+        """
+        self._recount()
         if self._members is not None:
             owned = self._members.owned()
             self._partitions = [partition for partition in self._all if partition.number in owned]
@@ -116,6 +124,24 @@ class KafkaSource:
             raise SourceError(f"--bootstrap {bootstrap}: topic {self._prefix + topic!r}: {found.error}; `attribution topics` makes it")
         return [Partition(topic, number) for number in sorted(found.partitions)]
 
+    def _recount(self) -> None:
+        if time.monotonic() < self._recount_at:
+            return
+        self._recount_at = time.monotonic() + self._recount_s
+        try:
+            topics = self._admin.list_topics(timeout=_RECOUNT_TIMEOUT_S).topics
+        except KafkaException:
+            # A broker that is down for a moment; the next count is soon enough.
+            return
+        known = sum(partition.topic == TOPICS[0] for partition in self._all)
+        for topic in TOPICS:
+            listed = topics.get(self._prefix + topic)
+            if listed is not None and len(listed.partitions) > known:
+                raise SourceError(
+                    f"topic {self._prefix + topic}: has {len(listed.partitions)} partitions now, not {known}, and units have moved among "
+                    "them; give all four topics the same number and start again: rewards of decisions made before count as orphans"
+                )
+
     def _consume(self) -> tuple[list[Message], bool, bool]:
         """What fits into the bounds; whether some that came did not and is left; whether a bound was reached."""
         room, taken = Room(self._bounds, largest=self._largest), list[Message]()
@@ -139,6 +165,14 @@ class KafkaSource:
 
     def _places(self, offsets: Offsets) -> dict[Partition, int]:
         return {partition: offsets.get(partition, OFFSET_BEGINNING) for partition in self._partitions}
+
+
+def _refuse_unequal(partitions: Sequence[Partition], bootstrap: str) -> None:
+    """Partition p of all topics is derived together, so a unit must have the same one in each."""
+    counts = {topic: sum(partition.topic == topic for partition in partitions) for topic in TOPICS}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{topic} {count}" for topic, count in counts.items())
+        raise SourceError(f"--bootstrap {bootstrap}: the topics' numbers of partitions differ ({told}); give all four the same number")
 
 
 def _refuse(message: Message) -> None:

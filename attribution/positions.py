@@ -1,6 +1,7 @@
 """How far a partition has been landed and derived, as numbers under application ids: what a commit carries beside its rows. Pure.
 
     events         events/<topic>/<p>              next offset to land
+                   events-expired                  events before this time may be gone, microseconds since the epoch (`attribution expire`)
     observations   obs/<topic>/<p>                 next offset to derive
                    obs-watermark/<source>/<p>      watermark of the source, microseconds since the epoch
                    obs-commits/<p>                 commits with rows of the partition, counted from 1 (`commit_seq`)
@@ -17,8 +18,9 @@ from attribution.join import COUNTS
 from attribution.sources import Offsets, Partition
 from attribution.watermarks import SOURCES
 
-__all__ = ["LaneMarks", "derived_positions", "landed_positions", "read_derived", "read_landed", "read_marks"]
+__all__ = ["EVENTS_EXPIRED", "LaneMarks", "derived_positions", "landed_positions", "read_derived", "read_landed", "read_marks"]
 
+EVENTS_EXPIRED = "events-expired"
 Positions = Mapping[str, int]
 ReadPosition = Callable[[str], int | None]
 

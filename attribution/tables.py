@@ -48,6 +48,8 @@ class PositionedTable:
     def __init__(self, handle: Any, *, path: Path) -> None:
         self._handle = handle
         self._known: dict[str, int | None] = {}
+        # Positions that were read from this very snapshot, or that only our own commits have moved since.
+        self._checked: set[str] = set()
         self.path = path
 
     def position(self, app: str) -> int | None:
@@ -64,8 +66,9 @@ class PositionedTable:
         moves = [deltalake.Transaction(app, number) for app, number in positions.items()]
         properties = deltalake.CommitProperties(app_transactions=moves, custom_metadata=dict(metadata or {}))
         for last in (*[False] * _REPEATS, True):
-            for app in positions:
+            for app in positions.keys() - self._checked:
                 self._check(app)
+            before = self.version
             try:
                 deltalake.write_deltalake(
                     self._handle, rows, mode="append", commit_properties=properties, writer_properties=_writing(rows.schema)
@@ -81,14 +84,18 @@ class PositionedTable:
                     f"{self.path}: {rows.num_rows} rows could not be written ({error}); mend the disk and start again"
                 ) from error
         self._known |= positions
+        # With one version more nobody has committed in between; with several, what the others moved is looked at before the next commit.
+        self._checked = self._checked | positions.keys() if self.version == before + 1 else set()
 
     def refresh(self) -> None:
         """Moves on to the table as it is now. What this writer knows of its positions stays: they are checked before the next commit."""
         self._handle.update_incremental()
+        self._checked = set()
 
     def forget(self, partitions: Collection[int]) -> None:
         """Positions of these partitions (the last part of their names) are to be read anew: they were another writer's."""
         self._known = {app: at for app, at in self._known.items() if int(app.rsplit("/", 1)[1]) not in partitions}
+        self._checked &= self._known.keys()
 
     def history(self, commits: int) -> list[dict[str, Any]]:
         """What the newest commits say of themselves: `timestamp` in milliseconds since the epoch, and their metadata."""

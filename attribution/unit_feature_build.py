@@ -6,6 +6,7 @@ from pathlib import Path
 
 from attribution.deletions import read_deletions
 from attribution.errors import TableError
+from attribution.positions import EVENTS_EXPIRED
 from attribution.status import watermark_us
 from attribution.tables import EVENTS_DIR, open_table, text
 from attribution.unit_feature_store import erase_features, features_folder, publish
@@ -48,10 +49,11 @@ class FeatureRequest:
 def build_unit_features(out: Path, request: FeatureRequest, *, now_us: int, keep: int) -> UnitFeaturesManifest:
     """Publishes what the units of a tenant did, in the landed signals below `out`; the version that is the newest then.
 
-    Raises TableError if there are no tables, no signal, or no watermark and no time was given.
+    Raises TableError if there are no tables, no signal, no watermark and no time was given, or a window holds what has expired.
     """
     end_us = watermark_us(out) if request.at_us is None else request.at_us
-    events = open_table(out / EVENTS_DIR, schema=None).read(columns=_COLUMNS, where=text("kind") == "signal")
+    landed = open_table(out / EVENTS_DIR, schema=None)
+    events = landed.read(columns=_COLUMNS, where=text("kind") == "signal")
     signals = usable_signals(events, tenant=request.tenant)
     names = list(request.signals) or sorted(signals["name"].unique())
     if not names:
@@ -61,6 +63,7 @@ def build_unit_features(out: Path, request: FeatureRequest, *, now_us: int, keep
     if end_us == FINAL_US:
         # The input has ended: up to now is up to its newest signal.
         end_us = max(signals["event_time_us"].to_list(), default=0) + 1
+    _refuse_expired(out, request, end_us=end_us, expired_us=landed.position(EVENTS_EXPIRED) or 0)
     columns = feature_columns(names, windows_s=request.windows_s, last_default=request.last_default)
     rows = unit_features(signals, columns, at_us=end_us)
     folder = features_folder(out, request.tenant)
@@ -68,3 +71,14 @@ def build_unit_features(out: Path, request: FeatureRequest, *, now_us: int, keep
     # A deletion that came while the signals were read has gone through the versions before this one was among them.
     erase_features(out, read_deletions(out))
     return read_manifest(folder / (latest_version(folder) or made.version))
+
+
+def _refuse_expired(out: Path, request: FeatureRequest, *, end_us: int, expired_us: int) -> None:
+    """A window that begins before the oldest event that is kept would count too little, and nothing would show it."""
+    longest = max(request.windows_s)
+    begins_us = end_us - round(longest * 1e6)
+    if begins_us < expired_us:
+        raise TableError(
+            f"{out}: a window of {longest / 86_400:g} days begins at {begins_us} us, and events before {expired_us} us have expired; "
+            "ask for shorter windows, or keep events longer (`attribution expire --events-days`)"
+        )

@@ -140,7 +140,9 @@ CATALOG: Mapping[str, Entry] = {
         exact_update=True,
         propensity="exact; with covariances, of Thompson sampling by quadrature, as linear_thompson",
     ),
-    "boosted_hte": Entry(factory=boosted_hte, settings=BoostedHteSettings, exact_update=True, propensity="exact"),
+    "boosted_hte": Entry(
+        factory=boosted_hte, settings=BoostedHteSettings, exact_update=True, propensity="exact; with draws, the share of them, by counting"
+    ),
 }
 
 

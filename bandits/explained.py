@@ -11,7 +11,7 @@ from bandits.errors import PolicyError
 from bandits.features import Schema
 from bandits.personalise.encoding import Feature
 from bandits.personalise.rules import as_json, as_sql, as_text, rule_of
-from bandits.personalise.tree import PolicyTree
+from bandits.personalise.tree_shape import PolicyTree
 
 __all__ = ["context_features", "explained", "rule"]
 
@@ -27,12 +27,12 @@ def explained(spec: PolicySpec, schema: Schema, *, form: str) -> str:
 
     Raises PolicyError for a policy that has no such form.
     """
-    tree, features = _tree(spec), context_features(schema)
+    tree, features, settings = _tree(spec), context_features(schema), json.loads(spec.settings)
     if tree is not None:
         if form == "json":
-            return json.dumps({"policy": spec.name, "floor": spec.floor, **as_json(tree, features, schema.actions)}, indent=1)
-        return (as_sql if form == "sql" else as_text)(tree, features, schema.actions)
-    settings = json.loads(spec.settings)
+            told = as_json(tree, features, schema.actions, settings.get("note", ()))
+            return json.dumps({"policy": spec.name, "floor": spec.floor, **told}, indent=1)
+        return (as_sql if form == "sql" else as_text)(tree, features, schema.actions, settings.get("note", ()))
     if spec.name != "linear_hte" or form == "sql":
         raise PolicyError(f"policy.name: {spec.name!r} has no {form} form; `policy_tree` has all, `linear_hte` has text and json")
     if form == "json":

@@ -15,6 +15,7 @@ import numpy as np
 __all__ = [
     "DECISION_ID_BYTES",
     "around_request",
+    "around_unit",
     "decision_id",
     "draw_key",
     "slot_draws",
@@ -47,7 +48,10 @@ def draw_key(identifier: bytes) -> np.ndarray:
 
 def sticky_key(*, task: str, unit_id: str, epoch: int) -> np.ndarray:
     """Key of a sticky draw, u32[2]: the same for a unit through an epoch, whatever the request."""
-    return draw_key(_hash("sticky", task, unit_id, str(epoch)))
+    before, behind = around_unit(task, epoch)
+    own = unit_id.encode()
+    parts = (before, len(own).to_bytes(4, "little"), own, behind)
+    return draw_key(hashlib.blake2b(b"".join(parts), digest_size=DECISION_ID_BYTES).digest())
 
 
 def slot_draws(key: Any, slots: int) -> Any:
@@ -91,8 +95,10 @@ def around_request(tenant: str, task: str, arm: str, snapshot_digest: str) -> tu
     return _length_prefixed((tenant, task)), _length_prefixed((arm, snapshot_digest))
 
 
-def _hash(*parts: str) -> bytes:
-    return hashlib.blake2b(_length_prefixed(parts), digest_size=DECISION_ID_BYTES).digest()
+@functools.lru_cache(maxsize=1024)
+def around_unit(task: str, epoch: int) -> tuple[bytes, bytes]:
+    """What is hashed before and behind the unit, its length before it: of all sticky draws of a task in an epoch."""
+    return _length_prefixed(("sticky", task)), _length_prefixed((str(epoch),))
 
 
 def _length_prefixed(parts: Sequence[str]) -> bytes:

@@ -8,6 +8,7 @@ from bandits.errors import BanditsError
 from ope.commands_compare import compare
 from ope.commands_coverage import coverage_command
 from ope.commands_evaluate import evaluate
+from ope.commands_propose import propose
 from ope.commands_tune import tune
 from ope.errors import OpeError
 from ope.gate.commands import gate, promote, report, rerun, rollback, verdicts
@@ -20,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (evaluate, gate, promote, rollback, report, rerun, tune, verdicts):
+for command in (evaluate, gate, promote, propose, rollback, report, rerun, tune, verdicts):
     app.command()(command)
 app.command("compare")(compare)
 app.command("coverage")(coverage_command)

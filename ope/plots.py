@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from ope.errors import SourceError
 from ope.estimate import Estimate
 from ope.paired import Comparison
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["SUFFIXES", "check_path", "plot_comparisons", "plot_estimates"]
 
@@ -62,7 +64,10 @@ def _kind(estimate: Estimate) -> str:
     return f"{1 - estimate.level:.0%} {estimate.interval}"
 
 
-def _panels(lines: int, panels: int) -> tuple[Figure, Sequence[Any]]:
+def _panels(lines: int, panels: int) -> tuple["Figure", Sequence[Any]]:
+    # Takes a second to load, for which no command that draws nothing should wait.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6.2 * panels, 1.3 + 0.34 * lines), dpi=144, layout="constrained")
     return figure, figure.subplots(1, panels, squeeze=False)[0]
 
@@ -86,7 +91,7 @@ def _draw(axes: Any, lines: Sequence[_Line], *, xlabel: str) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: "Figure", path: Path) -> None:
     try:
         figure.savefig(path, format=path.suffix.lower()[1:])
     except OSError as error:

@@ -11,6 +11,7 @@ The magic lets a reader find the next record after damage; a payload that happen
 that holds a whole frame is data as long as its own record is sound; if that is damaged, the inner frame is read as a record.
 """
 
+import functools
 import struct
 import zlib
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from protos.errors import FramingError
 
-__all__ = ["HEADER_BYTES", "MAX_PAYLOAD_BYTES", "TORN", "Damage", "Record", "frame", "frame_head", "next_start", "records"]
+__all__ = ["HEADER_BYTES", "MAX_PAYLOAD_BYTES", "TORN", "Damage", "Record", "begun", "frame", "next_start", "records"]
 
 MAGIC = b"SLR1"
 HEADER_BYTES = 12
@@ -49,19 +50,20 @@ def frame(payload: bytes) -> bytes:
 
     Raises FramingError if the payload is empty or longer than MAX_PAYLOAD_BYTES.
     """
-    return frame_head(payload) + payload
+    before, crc = begun(len(payload))
+    return before + zlib.crc32(payload, crc).to_bytes(4, "little") + payload
 
 
-def frame_head(*parts: bytes) -> bytes:
-    """What stands before the payload of a record, which comes in parts. Raises FramingError as `frame` does."""
-    size = sum(map(len, parts))
+@functools.lru_cache(maxsize=256)
+def begun(size: int) -> tuple[bytes, int]:
+    """How a record with a payload of `size` bytes begins, up to its checksum, and the checksum before the payload.
+
+    For whoever frames many records of one size. Raises FramingError as `frame` does.
+    """
     if not 0 < size <= MAX_PAYLOAD_BYTES:
         raise FramingError(f"payload has {size} bytes; a record takes 1 to {MAX_PAYLOAD_BYTES}: split it or shorten it")
     length = size.to_bytes(4, "little")
-    crc = zlib.crc32(length)
-    for part in parts:
-        crc = zlib.crc32(part, crc)
-    return MAGIC + length + crc.to_bytes(4, "little")
+    return MAGIC + length, zlib.crc32(length)
 
 
 def records(data: bytes | memoryview, *, base: int = 0, whole: bool = False) -> Iterator[Record | Damage]:

@@ -6,6 +6,7 @@ UNKNOWN, and an interceptor around its own stubs costs a tenth of a decision.
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -16,6 +17,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from serving.call_threads import message_arrived
 from serving.door.door import Door
 from serving.door.tokens import Caller
 from serving.errors import DeadlineExceeded, LogUnavailable, Overloaded, RequestRefused, ServerFault, ServingError
@@ -83,7 +85,7 @@ class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
         """`door`: who may come in; None = everyone, and nothing is asked."""
         self._methods, self._door = methods, door
         self._deadline_cap_s = deadline_cap_s
-        self._streams_left = max_streams
+        self._streams_left = threading.Semaphore(max_streams)
         self._new_error_id = new_error_id
         self._observer = observer or Observer()
         #: Is there somebody who keeps spans?
@@ -103,6 +105,7 @@ class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
         return grpc.unary_unary_rpc_method_handler(lambda request, context: self._answer(method, name, request, context, arrived_s))
 
     def _answer(self, method: Method, name: str, request: bytes, context: Any, arrived_s: float) -> bytes:
+        message_arrived()
         code = "OK"
         span = CallSpan(name, dict(context.invocation_metadata())) if self.traced else None
         try:
@@ -182,15 +185,14 @@ class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
         return answer if isinstance(answer, bytes) else self._known(answer, name)
 
     def _converse(self, method: Stream, name: str, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
-        if self._streams_left <= 0:
+        if not self._streams_left.acquire(blocking=False):
             self._abort(context, Overloaded("max_streams: all streams are taken; close one, or use SelectBatch"))
-        self._streams_left -= 1
         metadata = dict(context.invocation_metadata()) if self._door is not None else {}
         try:
             for request in requests:
                 yield self._turn(method, name, request, metadata)
         finally:
-            self._streams_left += 1
+            self._streams_left.release()
 
     def _turn(self, method: Stream, name: str, request: bytes, metadata: Mapping[str, str]) -> bytes:
         arrived_s, code = time.monotonic(), "OK"

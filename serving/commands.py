@@ -7,11 +7,9 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import jax
-import rich
-import rich.table
 import typer
 import yaml
 
@@ -25,9 +23,11 @@ from serving.config import load_server_config
 from serving.demo.command import demo, drill
 from serving.errors import ServingError
 from serving.json_logs import log_as_json
-from serving.replay import Report, replay_logs
 from serving.server import ALL_OF_IT, WORKER, Server, now_us
 from serving.workers import Workers, ends_with_its_parent
+
+if TYPE_CHECKING:
+    from serving.replay import Report
 
 __all__ = ["app"]
 
@@ -134,6 +134,9 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Derive every logged decision again and say which do not come out as logged; exit code 1 if any does not."""
+    # Loads Arrow, for which no server should wait.
+    from serving.replay import replay_logs
+
     report = replay_logs(logs, store=store, task=task)
     if as_json:
         print(json.dumps(report.as_dict(), indent=1))
@@ -159,7 +162,9 @@ def _write_whole(path: Path, text: str) -> None:
     draft.rename(path)
 
 
-def _print_report(report: Report) -> None:
+def _print_report(report: "Report") -> None:
+    import rich.table
+
     table = rich.table.Table("figure", "value", box=None)
     for name, value in report.as_dict().items():
         if not isinstance(value, list):

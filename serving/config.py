@@ -30,8 +30,8 @@ class ServerConfig(config.StrictModel):
     max_streams: int = pydantic.Field(default=4, ge=0, le=256)
     #: Largest message taken, bytes, 1 KiB..8 MiB (a log record holds twice that).
     max_message_bytes: int = pydantic.Field(default=4 << 20, ge=1 << 10, le=8 << 20)
-    #: Longest that a call may wait for a thread, seconds, > 0; then DEADLINE_EXCEEDED. Caps any longer deadline of the caller.
-    deadline_cap_s: float = pydantic.Field(default=2.0, gt=0.0, le=600.0)
+    #: Longest that a call may wait for a thread, and a thread for its message, seconds, > 0. Caps any longer deadline of the caller.
+    deadline_cap_s: float = pydantic.Field(default=1.0, gt=0.0, le=600.0)
     #: How long running calls may take to finish after SIGTERM, seconds, >= 0.
     drain_grace_s: float = pydantic.Field(default=5.0, ge=0.0, le=600.0)
     #: How often the store is asked for the champion, seconds, > 0.

@@ -9,9 +9,10 @@ from bandits.keys import decision_id, sticky_key
 from bandits.loaded import LoadedPolicy
 from bandits.packed import RowLayout
 from bandits.traffic import Assignment
+from serving.tasks import TaskRules
 from serving.validate import Selection
 
-__all__ = ["Asked", "Decided", "decide", "draw_epoch", "row_of"]
+__all__ = ["Asked", "Decided", "decide", "draw_epoch", "epoch_of", "row_of"]
 
 
 class Asked(NamedTuple):
@@ -58,7 +59,12 @@ def decide(asked: Sequence[Asked]) -> list[Decided]:
 
 def draw_epoch(selection: Selection) -> int:
     """The epoch that keys the draw; 0 unless the task draws by unit and epoch."""
-    section = selection.rules.policy.section
+    return epoch_of(selection.rules)
+
+
+def epoch_of(rules: TaskRules) -> int:
+    """The epoch that keys the draws of a task; 0 unless it draws by unit and epoch."""
+    section = rules.policy.section
     return section.epoch if section.draw_by == "unit+epoch" else 0
 
 

@@ -9,17 +9,19 @@ processes that write one log in turn (`turns`) see that another has closed it.
 import logging
 import os
 import stat
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from protos.events_pb2 import Event
-from protos.framing import Damage, Record, frame, frame_head, records
+from protos.framing import Damage, Record, begun, frame, records
 from protos.log_files import segment_path, segments
+from serving.blocks import DecisionBlock
 from serving.errors import LogUnavailable
 from serving.group_sync import GroupSync
 from serving.turns import Alone, Turns
-from serving.wire import head, varint
+from serving.wire import head, times_of
 
 __all__ = ["LogWriter", "decision_payloads", "stamp_append", "stamp_decision", "take_over"]
 
@@ -44,22 +46,26 @@ def stamp_decision(event: Event, now_us: int) -> None:
 
 def decision_payloads(bodies: Iterable[bytes], now_us: int) -> Iterator[bytes]:
     """Serialised Events of serialised Decisions, with their times."""
-    return map(b"".join, _decision_parts(bodies, now_us))
-
-
-def _decision_parts(bodies: Iterable[bytes], now_us: int) -> Iterator[tuple[bytes, bytes, bytes]]:
-    time = varint(now_us)
-    times = b"\x38" + time + b"\x78" + time
-    own = len(time) + 1
+    times, own = times_of(now_us)
     for body in bodies:
-        yield head(b"\x0a", len(body) + own), body, times
+        yield b"".join((head(b"\x0a", len(body) + own), body, times))
 
 
-def _framed(bodies: Iterable[bytes], now_us: int) -> Iterator[bytes]:
-    """The records of decisions, in parts: a body is copied once, into what is written."""
-    for parts in _decision_parts(bodies, now_us):
-        yield frame_head(*parts)
-        yield from parts
+def _framed(bodies: Iterable[bytes], now_us: int) -> list[bytes]:
+    """The records of decisions, in parts: a body is copied once, into what is written. Most bodies of a batch have one length, and what
+    stands before them is then made once."""
+    times, own = times_of(now_us)
+    parts: list[bytes] = []
+    size, event, record, started = -1, b"", b"", 0
+    for body in bodies:
+        if len(body) != size:
+            size = len(body)
+            event = head(b"\x0a", size + own)
+            record, started = begun(len(event) + size + len(times))
+            started = zlib.crc32(event, started)
+        crc = zlib.crc32(times, zlib.crc32(body, started))
+        parts += (record, crc.to_bytes(4, "little"), event, body, times)
+    return parts
 
 
 class _Segment(NamedTuple):
@@ -127,14 +133,16 @@ class LogWriter:
 
     def append_decisions(self, bodies: Sequence[bytes]) -> None:
         """As `append`, for serialised Decisions without times: they happen when they are appended."""
-        if bodies:
+        if isinstance(bodies, DecisionBlock):
+            self._append(lambda now_us: (bodies.framed(now_us),))
+        elif bodies:
             self._append(lambda now_us: _framed(bodies, now_us))
 
     def append_framed(self, framed: Callable[[int], bytes]) -> None:
         """As `append_decisions`, for records that somebody else frames (protos.framing) once their time is known."""
         self._append(lambda now_us: (framed(now_us),))
 
-    def _append(self, framed: Callable[[int], Iterable[bytes]]) -> int:
+    def _append(self, framed: Callable[[int], Iterable[bytes | memoryview]]) -> int:
         with self._turn:
             segment = self._writable()
             data = b"".join(framed(self._turn.time(self._now_us())))

@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from bandits.traffic import PINNED_ARM, whole
 from protos.policy_pb2 import SelectRequest, SelectResponse
+from serving.alike import Alike
+from serving.alike_batches import AlikeBatches
 from serving.decide import Asked, decide
 from serving.errors import LogUnavailable, ServingError
 from serving.fallback import unlogged
@@ -61,6 +63,8 @@ class Engine:
         self._shadows = shadows
         #: Reads the bytes of requests, for `answer`.
         self.readers = PlainReaders(holders, new_request_id=new_request_id)
+        parts: dict[str, Any] = {"append": append, "memory": memory, "new_request_id": new_request_id, "observer": self._observer}
+        self._alike = AlikeBatches(self.readers, holders, **parts)
 
     def holder(self, *, tenant: str, task: str) -> SnapshotHolder:
         """Who serves a task, empty tenant = "default". Raises NotFound."""
@@ -92,6 +96,16 @@ class Engine:
         if admitted:
             self._decide(admitted, answers, started_s)
         return answers
+
+    def read_batch(self, data: bytes) -> Alike | Sequence[SelectRequest | PlainRequest]:
+        """The requests of a serialised SelectBatchRequest, for `answer_batch`. Raises DecodeError."""
+        return self._alike.read(data) or self.readers.batch(data)
+
+    def answer_batch(self, batch: Alike | Sequence[SelectRequest | PlainRequest]) -> bytes | list[Answer]:
+        """As `answer`; or, for requests that are alike and can be decided as columns, a serialised SelectBatchResponse."""
+        if not isinstance(batch, Alike):
+            return self.answer(batch)
+        return self._alike.answer(batch) or self.answer(self.readers.batch(batch.data))
 
     def _admit(self, position: int, message: SelectRequest | PlainRequest) -> _Admitted | bytes:
         """A request that is to be decided, or the answer that it had before."""

@@ -36,7 +36,7 @@ def bind(server: Any, address: str, *, tls: Tls | None, key: str) -> int:
         raise ServingError(f"{key}: {address!r} cannot be bound; give a free host:port (port 0 takes any)") from error
 
 
-def grpcio_server(calls: CallHandler, pool: concurrent.futures.Executor, config: ServerConfig, shares_port: bool) -> Any:
+def grpcio_server(calls: CallHandler, pool: concurrent.futures.Executor, config: ServerConfig, *, shares_port: bool) -> Any:
     """grpcio's synchronous server."""
     return grpc.server(
         pool,
@@ -68,20 +68,21 @@ def door_of(config: ServerConfig) -> Door | None:
 
 
 def native_server(
-    calls: CallHandler, pool: concurrent.futures.Executor, config: ServerConfig, shares_port: bool, *, shortcut: Shortcut
+    calls: CallHandler, pool: concurrent.futures.Executor, config: ServerConfig, *, shares_port: bool, shortcut: Shortcut
 ) -> NativeServer:
     """The native front end, which decides what has come together together. Raises ServingError where it is not installed."""
-    limits = Limits(config.max_message_bytes, config.max_concurrent_rpcs, config.deadline_cap_s)
+    sizes = (config.max_message_bytes, config.max_concurrent_rpcs, config.deadline_cap_s)
+    limits = Limits(*sizes, max_idle_s=config.max_connection_idle_s, max_age_s=config.max_connection_age_s)
     selects = gathered(calls, f"/{SERVICE}/Select", most=GATHERED, shortcut=shortcut)
     return NativeServer(pool, handlers=[calls], gathered=selects, limits=limits, shares_port=shares_port)
 
 
-def policy_methods(servicer: Servicer) -> dict[str, Method | Stream]:
-    """The calls of the service by full name."""
+def policy_methods(servicer: Servicer, *, batches: Method) -> dict[str, Method | Stream]:
+    """The calls of the service by full name; `batches` answers SelectBatch."""
     messages = policy_pb2
     return {
         f"/{SERVICE}/Select": Method(servicer.read, servicer.select, servicer.select_all),
-        f"/{SERVICE}/SelectBatch": Method(servicer.read_batch, servicer.select_batch),
+        f"/{SERVICE}/SelectBatch": batches,
         f"/{SERVICE}/SelectStream": Stream(servicer.read, servicer.select_or_say, result),
         f"/{SERVICE}/Assign": Method(messages.AssignRequest.FromString, servicer.assign),
         f"/{SERVICE}/Feedback": Method(messages.FeedbackRequest.FromString, servicer.feedback),

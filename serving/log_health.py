@@ -1,4 +1,4 @@
-"""Whether the decision log takes records, told to whoever shows the server's health: callers go elsewhere while it does not."""
+"""Whether a log takes records, told to whoever shows the server's health: callers go elsewhere while it does not."""
 
 import logging
 import threading
@@ -15,9 +15,9 @@ _logger = logging.getLogger(__name__)
 class LogHealth:
     """Notes how each append ends, and calls `tell` when that changes. Thread-safe."""
 
-    def __init__(self, tell: Callable[[bool], None]) -> None:
-        """`tell`: the log takes records (true), or takes none."""
-        self._tell = tell
+    def __init__(self, name: str, tell: Callable[[bool], None] = lambda takes: None) -> None:
+        """`tell`: the log of that name takes records (true), or takes none."""
+        self._name, self._tell = name, tell
         self._lock = threading.Lock()
         #: Did the last append go through?
         self.takes = True
@@ -40,4 +40,6 @@ class LogHealth:
                 return
             self.takes = takes
             self._tell(takes)
-        _logger.log(logging.INFO if takes else logging.ERROR, "decision log: %s", "takes records again" if takes else f"takes none: {why}")
+        _logger.log(
+            logging.INFO if takes else logging.ERROR, "log %s: %s", self._name, "takes records again" if takes else f"takes none: {why}"
+        )

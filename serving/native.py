@@ -5,24 +5,27 @@ was being answered; every other call is run as grpcio would run it, on a pool of
 """
 
 import logging
+import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple, Protocol
 
 import grpc
 from grpc_status import rpc_status
+from prometheus_client.core import HistogramMetricFamily
 
 from serving.calls import Arrived, CallHandler, Shortcut, status_of
-from serving.door.tls import Rotating
 from serving.errors import ServingError
 
-__all__ = ["Answer", "Gathered", "Limits", "NativeServer", "front", "gathered"]
+__all__ = ["Answer", "FrontStages", "Gathered", "Limits", "NativeServer", "PemFiles", "front", "gathered"]
 
 _logger = logging.getLogger(__name__)
 # An answer for the front: bytes, or a status: code, message and trailers.
 Answer = bytes | tuple[int, str, list[tuple[str, bytes]]]
 _OK = 0
+# How often changed certificates are looked for: they expire in days.
+_LOOK_S = 1.0
 
 
 class Gathered(NamedTuple):
@@ -38,14 +41,28 @@ class Gathered(NamedTuple):
     with_metadata: bool
 
 
+class PemFiles(Protocol):
+    """Files of a server's certificate: chain, key, and authorities of clients or None, as PEM."""
+
+    @property
+    def pem(self) -> tuple[bytes, bytes, bytes | None]:
+        """As they were read."""
+
+    def changed(self) -> tuple[bytes, bytes, bytes | None] | None:
+        """Others than at the last question; None where they are the same, or do not belong together yet."""
+
+
 class Limits(NamedTuple):
-    """What the front refuses: sizes in bytes, calls at once, and a message that takes longer than the cap to come."""
+    """What the front refuses: sizes in bytes, calls at once, and a message that takes longer than the cap to come. A connection is closed
+    that has had no call for `max_idle_s`, and after `max_age_s` (None: never) once its calls have ended."""
 
     max_message_bytes: int
     max_concurrent_rpcs: int
     deadline_cap_s: float
     # As grpcio has it.
     max_metadata_bytes: int = 16 << 10
+    max_idle_s: float = 900.0
+    max_age_s: float | None = None
 
 
 class _Call(Protocol):
@@ -56,6 +73,7 @@ class _Call(Protocol):
 
     def left_s(self) -> float | None: ...
     def is_active(self) -> bool: ...
+    def is_begun(self) -> bool: ...
     def read(self) -> bytes | None: ...
     def write(self, message: bytes, *, wait: bool = True) -> bool: ...
     def finish(self, code: int, message: str, trailers: list[tuple[str, bytes]]) -> None: ...
@@ -90,6 +108,21 @@ def front() -> Any:
     return slateloop_front
 
 
+class FrontStages:
+    """What Prometheus reads of a front: how long batches took, by stage."""
+
+    def __init__(self, read: Callable[[], Iterable[tuple[str, tuple[list[tuple[float, int]], float]]]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """`wait`: of the first call of a batch until it is taken; `answer`: of the batch; `send`: until HTTP/2 has its last answer."""
+        family = HistogramMetricFamily("slateloop_front_seconds", "Time of a stage of the native front, for a batch.", labels=["stage"])
+        for stage, (buckets, total_s) in self._read():
+            bounds = [("+Inf" if math.isinf(bound) else f"{bound:g}", float(count)) for bound, count in buckets]
+            family.add_metric([stage], bounds, total_s)
+        yield family
+
+
 class NativeServer:
     """What `grpc.Server` offers, as far as this room uses it."""
 
@@ -98,9 +131,12 @@ class NativeServer:
     ) -> None:
         """`handlers` are asked in turn for each call; `gathered` is answered apart from them. Raises ServingError without the front."""
         self._pool, self._handlers, self._gathered, self._shares_port = pool, list(handlers), gathered, shares_port
+        self._stopping = threading.Event()
         about = {"gathered": gathered.name, "most": gathered.most, "with_metadata": gathered.with_metadata}
         self._front = front().Front(**about, **limits._asdict())
-        self._thread = threading.Thread(target=self._front.run, args=(gathered.answer_all, self._begin), name="native", daemon=True)
+        #: For the registry of a server's metrics.
+        self.stages = FrontStages(self._front.stages)
+        self._thread = threading.Thread(target=self._run, name="native", daemon=True)
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """More handlers, asked after those before."""
@@ -113,9 +149,25 @@ class NativeServer:
         """Listens at an address and returns the port. Raises RuntimeError where it can't be bound."""
         return int(self._front.bind(address, shares_port=self._shares_port))
 
-    def add_secure_port(self, address: str, files: Rotating) -> int:
-        """As `add_insecure_port`, with TLS and, where authorities are named, client certificates. Changed files need a restart here."""
-        return int(self._front.bind(address, shares_port=self._shares_port, tls=tuple(files.pem)))
+    def add_secure_port(self, address: str, files: PemFiles) -> int:
+        """As `add_insecure_port`, with TLS and, where authorities are named, client certificates. Files that change are taken by new
+        connections within a second. Raises ValueError for PEM that does not belong together."""
+        port = int(self._front.bind(address, shares_port=self._shares_port, tls=tuple(files.pem)))
+        threading.Thread(target=self._follow, args=(files,), name="certificates", daemon=True).start()
+        return port
+
+    def _follow(self, files: PemFiles) -> None:
+        while not self._stopping.wait(_LOOK_S):
+            self.look(files)
+
+    def look(self, files: PemFiles) -> None:
+        """One look at the files: new connections are encrypted by what they hold. What cannot be used changes nothing."""
+        try:
+            changed = files.changed()
+            if changed is not None:
+                self._front.renew(tuple(changed))
+        except Exception as error:
+            _logger.error("tls: the certificate before stays in use", exc_info=error)
 
     def start(self) -> None:
         """Answers, until `stop`."""
@@ -124,9 +176,15 @@ class NativeServer:
 
     def stop(self, grace: float | None) -> threading.Event:
         """Takes no more connections and gives running calls `grace` seconds. The event is set when all is closed."""
+        self._stopping.set()
         stopped = threading.Event()
         threading.Thread(target=self._stop, args=(grace or 0.0, stopped), name="native-stop", daemon=True).start()
         return stopped
+
+    def _run(self) -> None:
+        self._front.run(self._gathered.answer_all, self._begin)
+        if not self._stopping.is_set():
+            _logger.critical("the native front has ended by itself: nothing is answered any more; start this server again")
 
     def _stop(self, grace_s: float, stopped: threading.Event) -> None:
         self._front.stop(grace_s)
@@ -228,6 +286,9 @@ def _converse(handler: Any, call: _Call, context: _Context) -> None:
 
 
 def _only_message(call: _Call, context: _Context) -> bytes:
+    if not call.is_begun():
+        # We hear of a call with its first message, or when that is late; a thread that waits for it would be lost to others.
+        context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "message: has not come within deadline_cap_s; send it whole")
     message = call.read()
     if message is None:
         context.abort(grpc.StatusCode.INVALID_ARGUMENT, "message: none came; send one")

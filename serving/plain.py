@@ -17,7 +17,7 @@ from serving.tasks import TaskKey, TaskRules
 from serving.validate import Selection
 from serving.wire import length_delimited, varint
 
-__all__ = ["PlainReader", "PlainReaders", "PlainRequest", "Span", "around_context", "listed_of", "spans", "task_heads"]
+__all__ = ["PlainReader", "PlainReaders", "PlainRequest", "Span", "around_context", "first_span", "listed_of", "spans", "task_heads"]
 
 _TENANT, _TASK, _UNIT, _REQUEST_ID, _CANDIDATES, _SLATE_SIZE = b"\x0a", b"\x12", 0x1A, 0x22, 0x32, 0x40
 _ACTION, _PACKED_FEATURES = 0x0A, b"\x22"
@@ -107,6 +107,20 @@ class PlainReader:
         selection = Selection(self.rules, unit_id, drawn, data[start:stop], (), listed, _ALL, features, _NO_SCORES, size, False, b"", "")
         return PlainRequest(selection, data[begin:end] if request_id else b"")
 
+    def numbers(self, data: bytes, at: int, end: int) -> tuple[Span, Span]:
+        """Where the numbers of the context and of the candidates (nowhere, if it gives none) lie in a request that was read as plain;
+        its context field begins at `at`, and it ends at `end`."""
+        start = at + len(self._before_context)
+        context = Span(start, start + self._context_bytes)
+        at = context.end + len(self._behind_context)
+        if at == end or data[at] != _CANDIDATES:
+            return context, Span(end, end)
+        length, at = _varint(data, at + 1)
+        end, names = at + length, at
+        while names < end and data[names] == _ACTION:
+            names = _behind_text(data, names)
+        return context, Span(_varint(data, names + 1)[1] if names < end else end, end)
+
     def _candidates(self, data: bytes, at: int, end: int) -> tuple[CandidateList, bytes] | None:
         """The candidates of a CandidateSet in [at, end), and their features."""
         known = self._last
@@ -183,15 +197,19 @@ class PlainReaders:
         return [plain or message for plain, message in zip(found, messages, strict=True)] if found else messages
 
     def _plain(self, data: bytes, span: Span) -> PlainRequest | None:
-        start, begun = span.start, self._last
         try:
-            if not data.startswith(begun, start):
-                at = _behind_text(data, start) if data[start] == _TENANT[0] else start
-                begun = data[start : _behind_text(data, at)]
-            reader = self._reader(begun)
-            return reader.read(data, span, start + len(begun), self._new_request_id) if reader is not None else None
+            reader, at = self.begun(data, span.start)
+            return reader.read(data, span, at, self._new_request_id) if reader is not None else None
         except (IndexError, UnicodeDecodeError):
             return None
+
+    def begun(self, data: bytes, start: int) -> tuple[PlainReader | None, int]:
+        """Who reads the request that begins at `start`, and where its unit begins. Raises IndexError for some that are not plain."""
+        begun = self._last
+        if not data.startswith(begun, start):
+            at = _behind_text(data, start) if data[start] == _TENANT[0] else start
+            begun = data[start : _behind_text(data, at)]
+        return self._reader(begun), start + len(begun)
 
     def _reader(self, begun: bytes) -> PlainReader | None:
         """Of the task that is named so, by its rules of this moment."""
@@ -205,14 +223,28 @@ class PlainReaders:
         return found
 
 
+def first_span(data: bytes) -> Span:
+    """Where the first request of a serialised SelectBatchRequest lies. Raises IndexError if it does not begin with one."""
+    if data[0] != 0x0A:
+        raise IndexError
+    length, start = _varint(data, 1)
+    return Span(start, start + length)
+
+
 def spans(data: bytes) -> list[Span] | None:
     """Where the requests of a serialised SelectBatchRequest lie; None if there is anything else in it."""
     found, at, size = [], 0, len(data)
+    # Most have the length of the one before.
+    begun, length = b"", 0
     try:
         while at < size:
-            if data[at] != 0x0A:
+            if begun and data.startswith(begun, at):
+                start = at + len(begun)
+            elif data[at] == 0x0A:
+                length, start = _varint(data, at + 1)
+                begun = data[at:start]
+            else:
                 return None
-            length, start = _varint(data, at + 1)
             at = start + length
             found.append(Span(start, at))
     except IndexError:

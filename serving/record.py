@@ -13,6 +13,8 @@ from bandits.slates import ABSENT
 from bandits.traffic import Assignment
 from protos.events_pb2 import FALLBACK_REASON_KILL_SWITCH, FALLBACK_REASON_UNSPECIFIED, CandidateSet, Decision
 from protos.policy_pb2 import SelectResponse
+from serving.blocks import rows_of
+from serving.candidates import CandidateList
 from serving.decide import Asked, Decided, draw_epoch
 from serving.errors import RequestRefused
 from serving.explain import explanations
@@ -21,7 +23,7 @@ from serving.tasks import TaskRules
 from serving.validate import Selection, refuse_unsound
 from serving.wire import SLOT_NUMBERS_BYTES, double, head, length_delimited, slot_numbers_of
 
-__all__ = ["DECISION_ID", "DecidedBy", "Recorded", "Shared", "record", "shared_fields"]
+__all__ = ["DECISION_ID", "DecidedBy", "Recorded", "Shared", "record", "shared_fields", "slot_blocks", "whole_slates"]
 
 
 #: Where the decision id stands in a body.
@@ -91,15 +93,32 @@ def _columns(decided: Decided) -> _Columns:
 
 def _slot_blocks(decided: Decided, numbers: bytes) -> list[tuple[bytes, ...]] | None:
     """The slots of all rows at once, where their candidates are the same object and nothing is missing."""
-    n, slots = decided.slates.shape
     listed, rules = decided.asked[0].selection.candidates, decided.asked[0].selection.rules
-    if n < _FEW or listed.head_blocks is None or rules.policy.section.range is not None:
+    if len(decided.slates) < _FEW or rules.policy.section.range is not None:
         return None
     if any(item.selection.candidates is not listed for item in decided.asked) or (decided.slates == ABSENT).any():
         return None
-    behind = np.frombuffer(numbers, np.uint8).reshape(n, slots, SLOT_NUMBERS_BYTES)
-    blocks = [np.concatenate((heads[decided.slates], behind), axis=2).reshape(n, -1) for heads in listed.head_blocks]
-    return list(zip(*([row.tobytes() for row in block] for block in blocks), strict=True))
+    return whole_slates(listed, decided.slates, numbers)
+
+
+def whole_slates(listed: CandidateList, slates: np.ndarray, numbers: bytes) -> list[tuple[bytes, ...]]:
+    """The fields `slots` of each Decision and of its SelectResponse, for slates i32[n, L] of one list in which no slot is absent.
+
+    `numbers`: `slot_numbers_of` them.
+    """
+    if listed.head_blocks is not None:
+        return list(zip(*map(rows_of, slot_blocks(listed, slates, numbers)), strict=True))
+    slots = slates.shape[1]
+    placed = [(at, numbers[place * SLOT_NUMBERS_BYTES :][:SLOT_NUMBERS_BYTES]) for place, at in enumerate(slates.ravel().tolist())]
+    columns = [[heads[at] + number for at, number in placed] for heads in (listed.logged_heads, listed.answered_heads)]
+    return [tuple(b"".join(column[row : row + slots]) for column in columns) for row in range(0, len(placed), slots)]
+
+
+def slot_blocks(listed: CandidateList, slates: np.ndarray, numbers: bytes) -> list[np.ndarray]:
+    """The same as u8[n, bytes], for a list whose ids have one length (`head_blocks`)."""
+    assert listed.head_blocks is not None
+    behind = np.frombuffer(numbers, np.uint8).reshape(*slates.shape, SLOT_NUMBERS_BYTES)
+    return [np.concatenate((heads[slates], behind), axis=2).reshape(len(slates), -1) for heads in listed.head_blocks]
 
 
 def _fault(asked: Asked, *, sound: bool) -> RequestRefused:

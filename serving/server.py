@@ -1,6 +1,5 @@
 """Puts the parts together behind grpcio's synchronous server, and takes them down in the order that loses nothing."""
 
-import concurrent.futures
 import contextlib
 import functools
 import logging
@@ -21,7 +20,8 @@ from protos.log_files import DECISIONS, FEEDBACK, SHADOWS
 from protos.task import TaskFile
 from serving.admin import Admin, admin_methods
 from serving.bounds import LogBounds, LogGuard
-from serving.calls import CallHandler
+from serving.call_threads import CallThreads
+from serving.calls import CallHandler, Method
 from serving.catalogues import CatalogueFile
 from serving.config import ServerConfig
 from serving.decision_log import LogWriter, Stamp, stamp_append, stamp_decision
@@ -34,7 +34,7 @@ from serving.listeners import SERVICE, bind, door_of, grpcio_server, native_serv
 from serving.log_health import LogHealth
 from serving.metrics import Metrics, Watched
 from serving.native import front
-from serving.planned import Planned
+from serving.planned import Planned, PlannedBatches
 from serving.request_ids import RequestIds
 from serving.servicer import Servicer
 from serving.shipping import Lag, Shipper, kafka_producer, lag_of
@@ -102,7 +102,7 @@ class Server:
         self._decisions = self._log(logs / DECISIONS, stamp_decision)
         self._feedback = self._log(logs / FEEDBACK, stamp_append)
         self._health = health.HealthServicer()
-        self._log_health = LogHealth(self._log_changed)
+        self._log_health = {DECISIONS: LogHealth(DECISIONS, self._log_changed), FEEDBACK: LogHealth(FEEDBACK)}
         self.metrics = Metrics(now_us=now_us)
         self._shippers = {name: self._shipper(logs / name) for name in (DECISIONS, FEEDBACK) if config.bootstrap and part.ships}
         self._guards = {name: self._guard(logs / name) for name in (DECISIONS, FEEDBACK)}
@@ -114,7 +114,7 @@ class Server:
         self._shadow_log = self._log(logs / SHADOWS, stamp_append) if any(rule.traffic.shadows for rule in rules.values()) else None
         self._shadows = Shadows(self._shadow_log.append_framed) if self._shadow_log is not None else None
         self._drift = self._drift_watch(logs / DECISIONS)
-        watched = Watched(list(self._holders.values()), self._lags(logs), self._shippers, self._guards, self._drift, self._shadows)
+        watched = Watched(list(self._holders.values()), self._lags(logs), self._shippers, self._blocked(), self._drift, self._shadows)
         self.metrics.watch(watched)
         self._grpc = self._grpc_server()
         self.port = bind(self._grpc, config.address, tls=config.tls, key="address")
@@ -196,6 +196,14 @@ class Server:
         bounds = LogBounds(config.log_max_bytes, config.log_max_age_s, config.disk_reserve)
         return LogGuard(log, bounds, lag=lambda: self._lag(log), now_s=time.monotonic)
 
+    def _blocked(self) -> dict[str, Callable[[], bool]]:
+        """Whether each log takes nothing: as its bounds last stood, or as its last append ended."""
+
+        def blocked(name: str) -> bool:
+            return bool(self._guards[name].reason) or not self._log_health[name].takes
+
+        return {name: functools.partial(blocked, name) for name in (DECISIONS, FEEDBACK)}
+
     def _lags(self, logs: Path) -> dict[str, Callable[[], Lag]]:
         return {name: functools.partial(self._lag, logs / name) for name in (DECISIONS, FEEDBACK) if self._config.bootstrap}
 
@@ -215,8 +223,11 @@ class Server:
 
     def _grpc_server(self) -> Any:
         config = self._config
+        memory = RequestMemory(entries=config.remembered_requests)
+        servicer = self._servicer(memory)
+        planned = self._planned(memory) if config.front == "native" else None
         calls = CallHandler(
-            policy_methods(self._servicer()),
+            policy_methods(servicer, batches=self._batches(planned, servicer)),
             deadline_cap_s=config.deadline_cap_s,
             max_streams=config.max_streams,
             new_error_id=_new_id,
@@ -224,29 +235,41 @@ class Server:
             door=self._door,
         )
         # A stream keeps its thread for as long as it lives.
-        pool = concurrent.futures.ThreadPoolExecutor(config.threads + config.max_streams, thread_name_prefix="call")
-        if config.front == "native":
-            server: Any = native_server(calls, pool, config, self._part.shares_port, shortcut=self._planned().answer)
+        pool = CallThreads(config.threads + config.max_streams, message_within_s=config.deadline_cap_s)
+        if planned is not None:
+            server: Any = native_server(calls, pool, config, shares_port=self._part.shares_port, shortcut=planned.answer)
+            self.metrics.registry.register(server.stages)
         else:
-            server = grpcio_server(calls, pool, config, self._part.shares_port)
+            server = grpcio_server(calls, pool, config, shares_port=self._part.shares_port)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
             reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server
 
-    def _planned(self) -> Planned:
+    def _planned(self, memory: RequestMemory) -> Planned:
         def append_framed(framed: Callable[[int], bytes]) -> None:
-            with self._log_health.watched():
+            with self._log_health[DECISIONS].watched():
                 self._guards[DECISIONS].check()
                 self._decisions.append_framed(framed)
 
-        return Planned(front().Planner(), holders=self._holders, append_framed=append_framed, observer=self.metrics)
+        return Planned(front().Planner(), holders=self._holders, append_framed=append_framed, memory=memory, observer=self.metrics)
 
-    def _servicer(self) -> Servicer:
+    def _batches(self, planned: Planned | None, servicer: Servicer) -> Method:
+        # What the planner reads has claimed its request ids already: before the door has let it in.
+        if planned is None or self._door is not None:
+            return Method(servicer.read_batch, servicer.select_batch)
+
+        def answer_some(messages: Sequence[bytes]) -> list[Any]:
+            return self._engine.answer([servicer.read(message) for message in messages])
+
+        batches = PlannedBatches(planned, read=servicer.read_batch, answer=servicer.select_batch, answer_some=answer_some)
+        return Method(batches.read, batches.answer)
+
+    def _servicer(self, memory: RequestMemory) -> Servicer:
         self._engine = Engine(
             holders=self._holders,
             append=self._append_decisions,
-            memory=RequestMemory(entries=self._config.remembered_requests),
+            memory=memory,
             new_request_id=RequestIds(),
             fall_back=self._config.on_log_full == "fallback",
             observer=self.metrics,
@@ -257,14 +280,14 @@ class Server:
         return Servicer(self._engine, append_feedback=self._append_feedback, **about)
 
     def _append_decisions(self, bodies: Sequence[bytes]) -> None:
-        with self._log_health.watched():
+        with self._log_health[DECISIONS].watched():
             self._guards[DECISIONS].check()
             self._decisions.append_decisions(bodies)
 
     def _append_heartbeat(self, events: Sequence[Event]) -> None:
         """An idle server learns by its heartbeats that the log takes records again. The bounds are for decisions: a heartbeat is small, and
         is needed most while nothing else is said."""
-        with self._log_health.watched():
+        with self._log_health[DECISIONS].watched():
             self._decisions.append(events)
             self._guards[DECISIONS].check()
 
@@ -274,8 +297,9 @@ class Server:
             self._set_health(_SERVING if takes else _NOT_SERVING)
 
     def _append_feedback(self, events: Sequence[Event]) -> None:
-        self._guards[FEEDBACK].check()
-        self._feedback.append(events)
+        with self._log_health[FEEDBACK].watched():
+            self._guards[FEEDBACK].check()
+            self._feedback.append(events)
 
     def _admin_server(self) -> Any:
         """The admin service, on grpcio whatever takes the other calls."""
@@ -288,7 +312,7 @@ class Server:
             observer=self.metrics,
             door=self._door,
         )
-        pool = concurrent.futures.ThreadPoolExecutor(_ADMIN_THREADS, thread_name_prefix="admin")
+        pool = CallThreads(_ADMIN_THREADS, name="admin", message_within_s=config.deadline_cap_s)
         return grpcio_server(calls, pool, config, shares_port=False)
 
     def _admin_bound(self) -> str:

@@ -16,6 +16,7 @@ from protos.policy_pb2 import (
     SelectRequest,
     SelectResult,
 )
+from serving.alike import Alike
 from serving.engine import Answer, Engine
 from serving.errors import LogUnavailable, ServingError
 from serving.feedback import check_events
@@ -25,12 +26,12 @@ from serving.plain import PlainRequest
 from serving.traffic.assign import assignment
 from serving.wire import head, length_delimited
 
-__all__ = ["BATCH_REQUESTS", "GATHERED", "Servicer", "result"]
+__all__ = ["BATCH_REQUESTS", "GATHERED", "Servicer", "result", "results"]
 
 # Unary requests that are decided together, at most: what one compiled batch holds. More in a batch makes none of them cheaper.
 GATHERED = 32
-# Requests that a SelectBatch may hold.
-BATCH_REQUESTS = 1024
+# Requests that a SelectBatch may hold, and how many of them may ask for reasons: each of those decides up to 256 rows.
+BATCH_REQUESTS, BATCH_EXPLAINED = 1024, 32
 
 
 class Servicer:
@@ -48,7 +49,7 @@ class Servicer:
         self._engine = engine
         self._now_us = now_us
         #: Decode what `select` and `select_batch` take, from bytes.
-        self.read, self.read_batch = engine.readers.one, engine.readers.batch
+        self.read, self.read_batch = engine.readers.one, engine.read_batch
         self._gathering: Gathering[SelectRequest | PlainRequest, Answer] = Gathering(engine.answer, most=GATHERED, common=LogUnavailable)
         self._append_feedback = append_feedback
         # Exposures that wait at the same time are one write.
@@ -71,15 +72,14 @@ class Servicer:
         """Decides one slate of a stream; a serialised SelectResult."""
         return result(self._gathering.answer(request))
 
-    def select_batch(self, requests: Sequence[SelectRequest | PlainRequest]) -> bytes:
+    def select_batch(self, requests: Alike | Sequence[SelectRequest | PlainRequest]) -> bytes:
         """Decides many slates; each request is answered or refused by itself. A serialised SelectBatchResponse."""
         if not 1 <= len(requests) <= BATCH_REQUESTS:
             raise refused("requests", f"has {len(requests)} entries; send 1 to {BATCH_REQUESTS} a call")
-        parts: list[bytes] = []
-        for answer in self._engine.answer(requests):
-            begun, rest = (head(b"\x0a", len(answer)), answer) if isinstance(answer, bytes) else (b"", result(answer))
-            parts += (head(b"\x0a", len(begun) + len(rest)), begun, rest)
-        return b"".join(parts)
+        if not isinstance(requests, Alike) and sum(isinstance(one, SelectRequest) and one.explain for one in requests) > BATCH_EXPLAINED:
+            raise refused("requests", f"more than {BATCH_EXPLAINED} ask for reasons; explain fewer a call")
+        answers = self._engine.answer_batch(requests)
+        return answers if isinstance(answers, bytes) else results(answers)
 
     def assign(self, request: AssignRequest) -> bytes:
         """Tells the arm of a unit; one that was drawn is logged as exposure before."""
@@ -115,6 +115,15 @@ class Servicer:
             context_features=[SchemaField(name=item.name, type=item.type, size=item.width) for item in rules.schema.context],
             kill_switch=served.kill_switch,
         ).SerializeToString()
+
+
+def results(answers: Sequence[Answer]) -> bytes:
+    """A serialised SelectBatchResponse."""
+    parts: list[bytes] = []
+    for answer in answers:
+        begun, rest = (head(b"\x0a", len(answer)), answer) if isinstance(answer, bytes) else (b"", result(answer))
+        parts += (head(b"\x0a", len(begun) + len(rest)), begun, rest)
+    return b"".join(parts)
 
 
 def result(answer: Answer) -> bytes:

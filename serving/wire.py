@@ -9,7 +9,7 @@ import struct
 
 import numpy as np
 
-__all__ = ["SLOT_NUMBERS_BYTES", "double", "head", "length_delimited", "slot_numbers", "slot_numbers_of", "varint"]
+__all__ = ["SLOT_NUMBERS_BYTES", "double", "head", "length_delimited", "slot_numbers", "slot_numbers_of", "times_of", "varint"]
 
 _ONE_BYTE = [bytes([value]) for value in range(128)]
 _NUMBERS = struct.Struct("<BBBBBBBdBd")
@@ -42,6 +42,12 @@ def length_delimited(tag: bytes, data: bytes) -> bytes:
 def head(tag: bytes, size: int) -> bytes:
     """How a field of so many bytes begins."""
     return tag + varint(size)
+
+
+def times_of(now_us: int) -> tuple[bytes, int]:
+    """What follows the body of a Decision in its Event: its own time and the append's; and how many bytes of that are the Decision's."""
+    time = varint(now_us)
+    return b"\x38" + time + b"\x78" + time, len(time) + 1
 
 
 def double(tag: bytes, value: float) -> bytes:

@@ -6,38 +6,19 @@ Words are a factor: codes of levels, never expanded into indicators on rows.
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from bandits.effects.plain import Column, factor, plain
 from bandits.errors import ExperimentError
 from protos import config
 
-__all__ = ["MISSING_WORDS", "Column", "as_factor", "column", "number_words"]
+__all__ = ["as_factor", "column"]
 
-#: Words that stand for a missing number where everything else in their column is a number, as statistics packages write it.
-MISSING_WORDS = ("NA", "N/A", "na", "n/a", "null", "NULL", "None", "?", ".")
-# More levels than this in one column are an id or free text.
-_MOST_LEVELS = 10_000
 _FUNCTIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float, bool]] = {"log": (np.log, 0.0, False), "sqrt": (np.sqrt, 0.0, True)}
 _CALL = re.compile(r"(\w+)\((.+)\)")
 _POWER = re.compile(r"(.+)\^([2-9])")
-
-
-class Column(NamedTuple):
-    """`values`: f64[n] numbers, or i32[n] codes of `levels` where it is a factor; `missing` bool[n] (their values mean nothing)."""
-
-    name: str
-    values: np.ndarray
-    levels: tuple[str, ...] | None
-    missing: np.ndarray
-
-    @property
-    def is_factor(self) -> bool:
-        """true = words, or numbers taken as words."""
-        return self.levels is not None
 
 
 def column(table: pa.Table, term: str, *, role: str) -> Column:
@@ -47,7 +28,7 @@ def column(table: pa.Table, term: str, *, role: str) -> Column:
     word.
     """
     if term in table.column_names:
-        return _plain(table, term, role=role)
+        return plain(table, term, role=role)
     if ":" in term:
         return _product([_numbers(table, part.strip(), role=role) for part in term.split(":")], term)
     if power := _POWER.fullmatch(term):
@@ -61,62 +42,12 @@ def column(table: pa.Table, term: str, *, role: str) -> Column:
 
 
 def as_factor(numbers: Column, *, role: str) -> Column:
-    """A column with its distinct numbers as levels, ascending; a factor as it is. Raises ExperimentError beyond 10,000 levels."""
+    """A column with its distinct numbers as levels, ascending; a factor as it is. Raises ExperimentError beyond a million levels."""
     if numbers.is_factor:
         return numbers
     levels, codes = np.unique(np.where(numbers.missing, np.nan, numbers.values), return_inverse=True)
     levels = levels[~np.isnan(levels)]
-    return _factor(numbers.name, [_word(level) for level in levels], codes, numbers.missing, role=role)
-
-
-def number_words(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """Words as f64 where all of them are numbers or `MISSING_WORDS`, these missing; None where some are words."""
-    stripped = pc.utf8_trim_whitespace(values.cast(pa.string()))
-    kept = pc.if_else(pc.is_in(stripped, value_set=pa.array([*MISSING_WORDS, ""])), pa.scalar(None, pa.string()), stripped)
-    try:
-        return kept.cast(pa.float64()) if kept.null_count < len(kept) else None
-    except pa.ArrowInvalid:
-        return None
-
-
-def _plain(table: pa.Table, name: str, *, role: str) -> Column:
-    values = table[name]
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        numbers = number_words(values)
-        return _of_words(name, values, role=role) if numbers is None else _of_numbers(name, numbers, role=role)
-    kind = values.type
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
-        return _of_numbers(name, values.cast(pa.float64()), role=role)
-    if pa.types.is_null(kind):
-        raise ExperimentError(f"{role}: column {name!r} has no value in any row; drop it")
-    raise ExperimentError(f"{role}: column {name!r} holds {kind}, which is no number and no word; convert it, or drop it")
-
-
-def _of_numbers(name: str, values: pa.ChunkedArray, *, role: str) -> Column:
-    missing = pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False)
-    numbers = np.array(pc.fill_null(values, 0.0).to_numpy(), np.float64)
-    numbers[missing] = 0.0
-    _all_finite(numbers, name, role=role)
-    return Column(name, numbers, None, missing)
-
-
-def _of_words(name: str, values: pa.ChunkedArray, *, role: str) -> Column:
-    encoded = values.cast(pa.string()).combine_chunks().dictionary_encode()
-    missing = encoded.is_null().to_numpy(zero_copy_only=False)
-    words = np.array(encoded.dictionary.to_pylist(), object)
-    order = np.argsort(words.astype(str), kind="stable")
-    place = np.empty(len(words), np.int32)
-    place[order] = np.arange(len(words))
-    codes = pc.fill_null(encoded.indices, 0).to_numpy()
-    return _factor(name, list(words[order]), place[codes], missing, role=role)
-
-
-def _factor(name: str, levels: Sequence[str], codes: np.ndarray, missing: np.ndarray, *, role: str) -> Column:
-    if len(levels) > _MOST_LEVELS:
-        raise ExperimentError(f"{role}: column {name!r} has {len(levels)} different values, more than {_MOST_LEVELS}; drop it")
-    return Column(name, np.where(missing, 0, codes).astype(np.int32), tuple(levels), missing)
+    return factor(numbers.name, [_word(level) for level in levels], codes, numbers.missing, role=role)
 
 
 def _numbers(table: pa.Table, term: str, *, role: str) -> Column:
@@ -138,12 +69,6 @@ def _applied(base: Column, function: str, term: str, *, role: str) -> Column:
 def _product(parts: Sequence[Column], term: str) -> Column:
     missing = np.any([part.missing for part in parts], axis=0)
     return Column(term, np.prod([part.values for part in parts], axis=0), None, missing)
-
-
-def _all_finite(numbers: np.ndarray, name: str, *, role: str) -> None:
-    if not np.all(np.isfinite(numbers)):
-        row = int(np.argmin(np.isfinite(numbers)))
-        raise ExperimentError(f"{role}: column {name!r} holds {numbers[row]} in row {row} (0 = first); give finite numbers")
 
 
 def _word(number: float) -> str:

@@ -1,55 +1,40 @@
 """Effects of arms from a table: compressed once for all outcomes that are known for the same rows, fitted overall and by segment. Pure."""
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from bandits.effects.cells import Cells, compress
-from bandits.effects.columns import Column, as_factor, column
 from bandits.effects.config import EffectsFile
-from bandits.effects.design import arms_part, assembled, centred, intercept, parts_of, products
+from bandits.effects.design import Design, Part, arms_part, assembled, centred, intercept, parts_of, products
+from bandits.effects.experiment import Experiment
 from bandits.effects.fit import Dropped, Fit, Normal, fit, normal
-from bandits.effects.sample import Sample, arms_of, check_overlap, complete
+from bandits.effects.plain import Column
+from bandits.effects.sample import Sample, check_overlap, complete
+from bandits.effects.within import levels_of, within_cells, within_design
 from bandits.errors import ExperimentError
 
 __all__ = [
     "RECEIVED",
-    "Experiment",
     "Fitted",
     "SegmentOf",
-    "as_codes",
-    "binned",
+    "absorbed_of",
+    "cells_of",
     "check_arms",
     "check_outcome",
     "compressed",
     "equations_of",
-    "experiment_of",
     "fitted",
     "segments_of",
 ]
 
 #: The column of what was received, among the columns and the outcomes of the cells.
 RECEIVED = "received"
-# A segment by a number with more values than this is cut into quarters.
-_MOST_VALUES = 12
-
-
-class Experiment(NamedTuple):
-    """Columns of a table by their role. `weight` and `cluster` are None where there are none; a segment is a factor."""
-
-    rows: int
-    arms: Column
-    control: int
-    outcomes: Mapping[str, Column]
-    covariates: Mapping[str, Column]
-    modifiers: Mapping[str, Column]
-    segments: Mapping[str, Column]
-    weight: Column | None
-    cluster: Column | None
-    received: Column | None
+# A factor of more levels is taken out of the regression, so that no matrix grows with them.
+_MANY_LEVELS = 256
+# A dense matrix of normal equations of so many columns takes 200 MB.
+_MOST_COLUMNS = 5_000
 
 
 class SegmentOf(NamedTuple):
@@ -61,31 +46,17 @@ class SegmentOf(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A regression of one outcome on some cells, with what it was fitted on; `columns_mean` f64[p] weighted means of its raw columns."""
+    """A regression of one outcome on some cells, with what it was fitted on; `columns_mean` f64[p] weighted means of its raw columns.
+
+    `absorbed`: the factor that was taken out, if any, instead of so many columns.
+    """
 
     fit: Fit
     cells: Cells
     dropped: tuple[Dropped, ...]
     columns_mean: np.ndarray
-
-
-def experiment_of(table: pa.Table, file: EffectsFile) -> Experiment:
-    """The columns that a config names. Raises ExperimentError for any that cannot play its part."""
-    arms, control = arms_of(table, file.treatment, file.control)
-    if not file.outcomes:
-        raise ExperimentError("outcomes: none is named; name a column of numbers")
-    return Experiment(
-        rows=table.num_rows,
-        arms=arms,
-        control=control,
-        outcomes={name: _outcome(table, name) for name in file.outcomes},
-        covariates=_covariates(table, file, file.covariates, role="covariates"),
-        modifiers=_covariates(table, file, file.modifiers, role="modifiers"),
-        segments={name: _segment(column(table, name, role="segments")) for name in file.segments},
-        weight=None if file.weights is None else _weight(table, file.weights.column, kind=file.weights.kind),
-        cluster=None if file.cluster is None else as_codes(column(table, file.cluster, role="cluster")),
-        received=None if file.received is None else _outcome(table, file.received, role="received"),
-    )
+    absorbed: str | None = None
+    absorbed_columns: int = 0
 
 
 def compressed(experiment: Experiment, file: EffectsFile) -> Iterator[tuple[Cells, Sample, tuple[str, ...]]]:
@@ -98,7 +69,7 @@ def compressed(experiment: Experiment, file: EffectsFile) -> Iterator[tuple[Cell
     for names in _alike(experiment.outcomes):
         sample = complete([*_once(named), experiment.outcomes[names[0]]], rows=experiment.rows)
         sample = sample if experiment.weight is None else sample._replace(kept=sample.kept & (experiment.weight.values > 0.0))
-        cells = _cells(experiment, file, sample.kept, names)
+        cells = cells_of(experiment, file, sample.kept, names)
         _check(experiment, cells, names)
         yield cells, sample, names
 
@@ -108,50 +79,99 @@ def fitted(experiment: Experiment, file: EffectsFile, cells: Cells, names: Seque
 
     Raises ExperimentError where an arm is missing, an outcome is constant, or an arm cannot be told from the covariates.
     """
-    equations = equations_of(experiment, file, cells)
+    absorbed = absorbed_of(experiment, file, cells)
+    equations = equations_of(experiment, file, cells, absorbed=absorbed)
+    within = cells if absorbed is None else within_cells(cells, levels_of(cells.columns[absorbed], equations.weight))
     kinds = file.error_kinds
     mean = equations.design.mean(equations.weight)
-    return {name: Fitted(fit(equations, cells, name, errors=kinds), cells, equations.dropped, mean) for name in names}
+    return {
+        name: Fitted(fit(equations, within, name, errors=kinds), cells, equations.dropped, mean, absorbed, equations.absorbed)
+        for name in names
+    }
 
 
-def as_codes(found: Column) -> Column:
-    """A column of clusters as codes, however many there are."""
-    if found.is_factor:
-        return found
-    _, codes = np.unique(found.values, return_inverse=True)
-    return found._replace(values=codes.astype(np.int64))
+def absorbed_of(experiment: Experiment, file: EffectsFile, cells: Cells) -> str | None:
+    """The factor among the covariates that is taken out rather than expanded: the one of most levels, where they are many.
+
+    Raises ExperimentError where the file asks for something that needs its columns.
+    """
+    sizes = {
+        name: len(np.unique(cells.columns[name]))
+        for name, each in experiment.covariates.items()
+        if each.is_factor and name not in experiment.modifiers
+    }
+    name = max(sizes, key=lambda name: sizes[name], default=None)
+    if name is None or sizes[name] <= _MANY_LEVELS:
+        return None
+    for asked, given in (
+        ("ridge", file.ridge),
+        ("ridge_path", file.ridge_path),
+        ("bootstrap", file.bootstrap),
+        ("received", file.received),
+    ):
+        if given:
+            raise ExperimentError(
+                f"{asked}: {name!r} has {sizes[name]} levels, and more than {_MANY_LEVELS} are taken out of the regression, which "
+                f"`{asked}` does not go with; leave one of the two out"
+            )
+    if file.error_kind in ("hc2", "hc3"):
+        raise ExperimentError(f"errors: {file.error_kind} with {sizes[name]} levels of {name!r} is not offered; take hc1 or cluster")
+    return name
 
 
-def equations_of(experiment: Experiment, file: EffectsFile, cells: Cells) -> Normal:
-    """The normal equations of intercept, arms, modifiers with their products, and covariates. Raises ExperimentError, as `fitted`."""
+def equations_of(experiment: Experiment, file: EffectsFile, cells: Cells, *, absorbed: str | None = None) -> Normal:
+    """The normal equations of intercept, arms, modifiers with their products, and covariates, within the levels of `absorbed`.
+
+    Raises ExperimentError, as `fitted`.
+    """
     weight = next(iter(cells.sums.values())).weight
-    levels = {name: each.levels for name, each in (*experiment.covariates.items(), *experiment.modifiers.items())}
     arms = arms_part(cells.columns[""], experiment.arms.levels or (), control=experiment.control)
-    modifiers = parts_of({name: cells.columns[name] for name in experiment.modifiers}, levels, weight)
-    others = {name: cells.columns[name] for name in experiment.covariates if name not in experiment.modifiers}
-    parts = [intercept(cells.size), arms, *modifiers, *parts_of(others, levels, weight)]
-    parts += products(arms, [centred(part, weight) for part in modifiers])
-    design = assembled(parts)
+    design = _design(experiment, cells, arms, weight, absorbed)
+    levels = None if absorbed is None else levels_of(cells.columns[absorbed], weight)
+    if levels is not None:
+        design = within_design(design, levels)
     penalised = np.arange(len(design.names)) > len(arms.names)
     found = normal(design, weight, penalty=file.ridge, penalised=penalised)
-    _arms_are_told_apart(found.dropped, arms.names)
-    return found
+    _arms_are_told_apart(found.dropped, arms.names, absorbed)
+    if levels is None or absorbed is None:
+        return found
+    dropped = tuple(each if each.of else Dropped(each.column, "constant within levels", (absorbed,)) for each in found.dropped)
+    return found._replace(absorbed=int(np.count_nonzero(levels.total)) - 1, dropped=dropped)
 
 
-def _arms_are_told_apart(dropped: Sequence[Dropped], arms: Sequence[str]) -> None:
+def _design(experiment: Experiment, cells: Cells, arms: Part, weight: np.ndarray, absorbed: str | None) -> Design:
+    levels = {name: each.levels for name, each in (*experiment.covariates.items(), *experiment.modifiers.items())}
+    modifiers = parts_of({name: cells.columns[name] for name in experiment.modifiers}, levels, weight)
+    left = (*experiment.modifiers, *([] if absorbed is None else [absorbed]))
+    others = {name: cells.columns[name] for name in experiment.covariates if name not in left}
+    parts = [intercept(cells.size), arms, *modifiers, *parts_of(others, levels, weight)]
+    parts += products(arms, [centred(part, weight) for part in modifiers])
+    width = sum(len(part.names) for part in parts)
+    if width > _MOST_COLUMNS:
+        raise ExperimentError(
+            f"covariates: their factors make {width} columns, more than {_MOST_COLUMNS}; one factor may have any number of levels, the "
+            "others not: leave one out, or make its levels coarser"
+        )
+    return assembled(parts)
+
+
+def _arms_are_told_apart(dropped: Sequence[Dropped], arms: Sequence[str], absorbed: str | None) -> None:
     for each in dropped:
         told = [name for name in each.of if name in arms]
         if each.column in arms or told:
             raise ExperimentError(
-                f"covariates: {each.column!r} and the arms {told or [each.column]} determine each other: the arms have no overlap in "
-                "it; leave it out"
+                f"covariates: {absorbed or each.column!r} and the arms {told or [each.column]} determine each other: the arms have no "
+                "overlap in it; leave it out"
             )
 
 
-def _cells(experiment: Experiment, file: EffectsFile, kept: np.ndarray, names: Sequence[str]) -> Cells:
+def cells_of(experiment: Experiment, file: EffectsFile, kept: np.ndarray, names: Sequence[str], *, drawn: bool = False) -> Cells:
+    """Cells of the rows `kept` bool[n]; `drawn`: the outcomes are among their columns, so that rows of a cell are alike in all."""
     columns = {"": experiment.arms.values[kept]}
     columns |= {name: each.values[kept] for name, each in (*experiment.covariates.items(), *experiment.modifiers.items())}
     outcomes = {name: experiment.outcomes[name].values[kept] for name in names}
+    if drawn:
+        columns |= {f"outcome {name}": values for name, values in outcomes.items()}
     if experiment.received is not None:
         columns[RECEIVED] = outcomes[RECEIVED] = experiment.received.values[kept]
     # A level -1 is a row whose segment is not known: it counts overall, and in no segment.
@@ -164,24 +184,6 @@ def _cells(experiment: Experiment, file: EffectsFile, kept: np.ndarray, names: S
         frequency=file.weights is not None and file.weights.kind == "frequency",
         cluster=None if experiment.cluster is None else experiment.cluster.values[kept].astype(np.int64),
     )
-
-
-def binned(experiment: Experiment, *, bins: int) -> tuple[Experiment, dict[str, float]]:
-    """The experiment with each number among its covariates replaced by the mean of its quantile bin; and the share of its variance lost."""
-    lossy, lost = {}, {}
-    for name, each in experiment.covariates.items():
-        if each.is_factor or name in experiment.modifiers:
-            lossy[name] = each
-            continue
-        known = each.values[~each.missing]
-        edges = np.unique(np.quantile(known, np.linspace(0.0, 1.0, bins + 1)[1:-1]))
-        code = np.searchsorted(edges, each.values, side="left")
-        means = np.bincount(code[~each.missing], known, len(edges) + 1) / np.maximum(
-            np.bincount(code[~each.missing], minlength=len(edges) + 1), 1
-        )
-        lossy[name] = each._replace(values=means[code])
-        lost[name] = float(np.mean((known - means[code[~each.missing]]) ** 2) / max(float(known.var()), np.finfo(np.float64).tiny))
-    return experiment._replace(covariates=lossy), lost
 
 
 def segments_of(experiment: Experiment, cells: Cells) -> Iterator[tuple[SegmentOf, Cells]]:
@@ -226,41 +228,6 @@ def _alike(outcomes: Mapping[str, Column]) -> list[tuple[str, ...]]:
 
 def _once(columns: Sequence[Column]) -> list[Column]:
     return list({each.name: each for each in columns}.values())
-
-
-def _outcome(table: pa.Table, name: str, *, role: str = "outcomes") -> Column:
-    found = column(table, name, role=role)
-    if found.is_factor:
-        raise ExperimentError(f"{role}: column {name!r} holds words such as {(found.levels or ('',))[0]!r}; name a column of numbers")
-    return found
-
-
-def _covariates(table: pa.Table, file: EffectsFile, terms: Sequence[str], *, role: str) -> dict[str, Column]:
-    for term in terms:
-        if term in (file.treatment, *file.outcomes):
-            raise ExperimentError(f"{role}: {term!r} is the treatment or an outcome; a covariate is measured before the treatment")
-    return {term: column(table, term, role=role) for term in terms}
-
-
-def _segment(found: Column) -> Column:
-    if found.is_factor or len(np.unique(found.values[~found.missing])) <= _MOST_VALUES:
-        return as_factor(found, role="segments")
-    edges = np.unique(np.quantile(found.values[~found.missing], [0.25, 0.5, 0.75]))
-    ends = ["lowest", *(f"{edge:g}" for edge in edges), "highest"]
-    levels = [f"above {low} to {high}" if low != "lowest" else f"up to {high}" for low, high in itertools.pairwise(ends)]
-    return found._replace(values=np.searchsorted(edges, found.values, side="left"), levels=tuple(levels))
-
-
-def _weight(table: pa.Table, name: str, *, kind: str) -> Column:
-    found = column(table, name, role="weights")
-    if found.is_factor:
-        raise ExperimentError(f"weights: column {name!r} holds words; name a column of numbers >= 0")
-    values = found.values[~found.missing]
-    if (values < 0.0).any():
-        raise ExperimentError(f"weights: column {name!r} holds {values.min():g}; weights are >= 0")
-    if kind == "frequency" and not np.all(values == np.floor(values)):
-        raise ExperimentError(f"weights: column {name!r} holds {values[values != np.floor(values)][0]:g}; a frequency is a whole number")
-    return found
 
 
 def _key(segment: str) -> str:

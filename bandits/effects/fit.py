@@ -6,6 +6,7 @@
     homoskedastic   s^2 X'WX,  s^2 = sum w e^2 / (n - p)
     hc0             sum v x x' e^2          v = w^2, or w where weights are frequencies (White 1980)
     hc1             hc0 times n / (n - p)
+    hc2, hc3        hc0 with e^2 over 1 - h and (1 - h)^2, h = x'B x of a row of weight one (MacKinnon and White 1985)
     cluster         sum_g u_g u_g',  u_g = sum_{i in g} w x e, times G / (G - 1) (n - 1) / (n - p)
 
 n rows (of frequencies: their sum), p columns (of a ridge: its effective ones), G clusters.
@@ -25,7 +26,8 @@ from bandits.errors import ExperimentError
 
 __all__ = ["Dropped", "ErrorKind", "Fit", "Normal", "fit", "normal"]
 
-ErrorKind = Literal["homoskedastic", "hc0", "hc1", "cluster"]
+ErrorKind = Literal["homoskedastic", "hc0", "hc1", "hc2", "hc3", "cluster"]
+_POWERS = {"hc0": 0, "hc1": 0, "hc2": 1, "hc3": 2}
 # What is left of a column of unit length, squared, when the columns before it are taken out: below this it is their combination.
 _COLLINEAR = 1e-10
 
@@ -41,7 +43,7 @@ class Dropped(NamedTuple):
 class Normal(NamedTuple):
     """The normal equations of a design, factorised once for every outcome: `design` without what was dropped, `weight` f64[C].
 
-    `gram` X'WX, `penalty` the diagonal of P, `bread` B.
+    `gram` X'WX, `penalty` the diagonal of P, `bread` B; `absorbed`: columns that were taken out of the design and count all the same.
     """
 
     design: Design
@@ -50,11 +52,12 @@ class Normal(NamedTuple):
     penalty: np.ndarray
     bread: np.ndarray
     dropped: tuple[Dropped, ...]
+    absorbed: int = 0
 
     @property
     def effective(self) -> float:
         """p: columns, or of a ridge the trace of its hat matrix."""
-        return float(np.sum(self.bread * self.gram))
+        return float(np.sum(self.bread * self.gram)) + self.absorbed
 
 
 class Fit(NamedTuple):
@@ -152,7 +155,20 @@ def _meat(kind: ErrorKind, equations: Normal, cells: Cells, outcome: str, fitted
         scores = _scores(equations.design, cells, outcome, fitted)
         return scores.T @ scores
     sums = cells.squared[outcome]
-    return equations.design.gram(sums.spread + sums.weight * (sums.mean - fitted) ** 2)
+    squared = sums.spread + sums.weight * (sums.mean - fitted) ** 2
+    return equations.design.gram(squared / _free(equations, cells, kind) if _POWERS[kind] else squared)
+
+
+def _free(equations: Normal, cells: Cells, kind: ErrorKind) -> np.ndarray:
+    """(1 - h)^1 or ^2 of the rows of each cell, f64[C]; they are alike in all columns, so in h."""
+    x = equations.design.matrix
+    h = np.asarray((x.multiply(x @ equations.bread) if scipy.sparse.issparse(x) else x * (x @ equations.bread)).sum(axis=1)).ravel()
+    if np.any((h > 1.0 - 1e-9) & (cells.rows > 0.0)):
+        raise ExperimentError(
+            f"errors: {kind} has no value where one row alone determines a column, such as an arm or level of one row; take hc1, or "
+            "leave that row out"
+        )
+    return (1.0 - h) ** _POWERS[kind]
 
 
 def _scores(design: Design, cells: Cells, outcome: str, fitted: np.ndarray) -> np.ndarray:
@@ -175,7 +191,7 @@ def _scores(design: Design, cells: Cells, outcome: str, fitted: np.ndarray) -> n
 def _factor(kind: ErrorKind, rows: float, p: float, clusters: int) -> float:
     if kind == "cluster":
         return clusters / max(clusters - 1, 1) * (rows - 1) / (rows - p)
-    return {"homoskedastic": 1.0 / (rows - p), "hc0": 1.0, "hc1": rows / (rows - p)}[kind]
+    return {"homoskedastic": 1.0 / (rows - p), "hc1": rows / (rows - p)}.get(kind, 1.0)
 
 
 def _inverse(matrix: np.ndarray) -> np.ndarray:

@@ -15,7 +15,8 @@ import scipy.sparse
 from bandits.effects.cells import Cells
 from bandits.effects.config import EffectsFile
 from bandits.effects.design import Design
-from bandits.effects.estimate import RECEIVED, Experiment, equations_of
+from bandits.effects.estimate import RECEIVED, equations_of
+from bandits.effects.experiment import Experiment
 from bandits.effects.fit import Normal, fit, normal
 from bandits.errors import ExperimentError
 

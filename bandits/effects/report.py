@@ -6,15 +6,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from bandits.effects.beside import bootstrap_lines, check_beside, path_lines
 from bandits.effects.cells import Cells
 from bandits.effects.config import EffectsFile
-from bandits.effects.estimate import Experiment, Fitted, binned, check_arms, check_outcome, compressed, experiment_of, fitted, segments_of
+from bandits.effects.estimate import Fitted, check_arms, check_outcome, compressed, fitted, segments_of
+from bandits.effects.experiment import Experiment, binned, experiment_of
 from bandits.effects.fit import Dropped
 from bandits.effects.received import received_line
 from bandits.effects.sample import Sample
 from bandits.errors import ExperimentError
 
 __all__ = ["effects_report"]
+
+# The exact report that bins are compared with needs no more than the effects.
+_PLAIN: dict[str, Any] = {"bins": None, "segments": (), "bootstrap": None, "ridge_path": ()}
+# Fewer rows of an arm, or fewer clusters, than this make errors that are too small.
+_FEW_ROWS, _FEW_CLUSTERS = 10, 20
 
 
 def effects_report(table: pa.Table, file: EffectsFile) -> dict[str, Any]:
@@ -23,12 +30,13 @@ def effects_report(table: pa.Table, file: EffectsFile) -> dict[str, Any]:
     Raises ExperimentError where the whole cannot be estimated; a segment that cannot says why in its place.
     """
     kind = file.error_kind
+    check_beside(file)
     exact = experiment_of(table, file)
     experiment, lost = (exact, {}) if file.bins is None else binned(exact, bins=file.bins)
     names = experiment.arms.levels or ()
     outcomes = [item for part in compressed(experiment, file) for item in _outcomes(experiment, file, *part)]
     if file.bins is not None:
-        _say_what_was_lost(outcomes, effects_report(table, file.model_copy(update={"bins": None, "segments": ()})), lost)
+        _say_what_was_lost(outcomes, effects_report(table, file.model_copy(update=_PLAIN)), lost)
     order = {name: at for at, name in enumerate(file.outcomes)}
     return {
         "data": file.data,
@@ -52,6 +60,9 @@ def _outcomes(experiment: Experiment, file: EffectsFile, cells: Cells, sample: S
             "rows": sample.account,
             "cells": cells.size,
             **_effects(experiment, file, overall[name], name),
+            **({"bootstrap": bootstrap_lines(experiment, file, sample.kept, name)} if file.bootstrap else {}),
+            **({"ridge_path": path_lines(experiment, file, sample.kept, name)} if file.ridge_path else {}),
+            "doubts": _doubts(experiment, file, cells),
             **({} if experiment.received is None else {"received": received_line(experiment, file, cells, name)}),
             "segments": [_segment(experiment, file, part, name) for part in segments_of(experiment, cells)],
         }
@@ -63,8 +74,13 @@ def _say_what_was_lost(outcomes: list[dict[str, Any]], exact: dict[str, Any], lo
     cells = {item["outcome"]: item["cells"] for item in exact["outcomes"]}
     for item in outcomes:
         lines = whole[item["outcome"]]
-        inflation = {line["arm"]: line["standard_error"] / lines[line["arm"]]["standard_error"] - 1.0 for line in item["effects"]}
+        inflation = {line["arm"]: _inflation(line["standard_error"], lines[line["arm"]]["standard_error"]) for line in item["effects"]}
         item["lossy"] = {"cells_without_bins": cells[item["outcome"]], "information_lost": lost, "error_inflation": inflation}
+
+
+def _inflation(binned_error: float, exact: float) -> float | None:
+    """By how much an error grew; null where there was none."""
+    return binned_error / exact - 1.0 if exact > 0.0 else None
 
 
 def _segment(experiment: Experiment, file: EffectsFile, part: Any, name: str) -> dict[str, Any]:
@@ -76,6 +92,30 @@ def _segment(experiment: Experiment, file: EffectsFile, part: Any, name: str) ->
         return {**head, **_effects(experiment, file, fitted(experiment, file, cells, [name])[name], name)}
     except ExperimentError as error:
         return {**head, "effects": [], "reason": str(error)}
+
+
+def _doubts(experiment: Experiment, file: EffectsFile, cells: Cells) -> list[str]:
+    """What makes the errors less sure than they look."""
+    found = []
+    for code, arm in enumerate(experiment.arms.levels or ()):
+        rows = int(cells.rows[cells.columns[""] == code].sum())
+        if 0 < rows < _FEW_ROWS:
+            found.append(f"arm {arm!r} has {rows} rows only: robust errors of so few are too small; homoskedastic ones hold better")
+        if rows == 0:
+            found.append(f"arm {arm!r} has no row with all values, so no effect")
+    for arm, count in _clusters(experiment, cells).items():
+        if count < _FEW_CLUSTERS:
+            found.append(f"arm {arm!r} has {count} clusters: errors of fewer than {_FEW_CLUSTERS} are too small")
+    return found
+
+
+def _clusters(experiment: Experiment, cells: Cells) -> dict[str, int]:
+    """How many clusters each arm has; none where there are no clusters."""
+    parts = cells.clustered
+    if parts is None:
+        return {}
+    arms, names = cells.columns[""], experiment.arms.levels or ()
+    return {names[code]: len(np.unique(parts.cluster[arms[parts.cell] == code])) for code in np.unique(arms)}
 
 
 def _effects(experiment: Experiment, file: EffectsFile, found: Fitted, name: str) -> dict[str, Any]:
@@ -95,6 +135,7 @@ def _effects(experiment: Experiment, file: EffectsFile, found: Fitted, name: str
         **({"interactions": products} if products else {}),
         **({"clusters": found.fit.clusters} if file.cluster else {}),
         "coefficients": [coefficient_line(file, found, column) for column in found.fit.names if column not in arms],
+        **({} if found.absorbed is None else {"absorbed": {"column": found.absorbed, "levels": found.absorbed_columns + 1}}),
         "dropped_columns": [_dropped(each) for each in found.dropped],
     }
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from bandits.effects.columns import Column, as_factor, column
+from bandits.effects.columns import as_factor, column
+from bandits.effects.plain import Column
 from bandits.errors import ExperimentError
 from protos import config
 

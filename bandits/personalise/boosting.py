@@ -19,6 +19,10 @@ _GRID = 2_048
 _SAMPLED = 50_000
 # Rows that are coded at once, so that what lies between stays in the cache.
 _BLOCK = 1 << 15
+# Codes of all features that are counted at once: fewer calls where rows are few, no large arrays where they are many.
+_TOGETHER = 1 << 17
+# A split that explains a smaller share of the squares than this is one of rounding errors.
+_NOTHING = 1e-12
 
 
 class Binned(NamedTuple):
@@ -141,12 +145,14 @@ def _tree(
     """One tree by levels; `target` and `train` are zero in held rows. Last comes the leaf of each row."""
     feature, threshold = np.zeros(2**depth - 1, np.int32), np.full(2**depth - 1, np.inf)
     node = np.zeros(len(target), np.int64)
+    # Beside what there is to explain, so that units do not matter.
+    nothing = _NOTHING * float(target @ target)
     for level in range(depth):
         best, cut, gain = _splits(rows, node, 2**level, target, train, least=least, shrink=shrink)
         first = 2**level - 1
-        for at in np.flatnonzero(gain > 1e-12):
+        for at in np.flatnonzero(gain > nothing):
             feature[first + at], threshold[first + at] = best[at], rows.edges[best[at]][cut[at]]
-        cut = np.where(gain > 1e-12, cut, np.iinfo(np.int32).max)
+        cut = np.where(gain > nothing, cut, np.iinfo(np.int32).max)
         node = 2 * node + (rows.codes[best[node], np.arange(len(node))] > cut[node])
     total, count = np.bincount(node, target, 2**depth), np.bincount(node, train, 2**depth)
     return feature, threshold, total / (count + shrink), node
@@ -156,27 +162,43 @@ def _splits(
     rows: Binned, node: np.ndarray, nodes: int, target: np.ndarray, train: np.ndarray, *, least: int, shrink: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best feature and bin of each node, and what it gains over no split; no gain where no split leaves `least` rows."""
+    features, n = rows.codes.shape
+    size = max((len(edges) for edges in rows.edges), default=0) + 1
     found = [np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.zeros(nodes)]
-    for at, edges in enumerate(rows.edges):
-        if not len(edges):
-            continue
-        size = len(edges) + 1
-        code = node * size + rows.codes[at]
-        total = np.cumsum(np.bincount(code, target, nodes * size).reshape(nodes, size), axis=1)
-        count = np.cumsum(np.bincount(code, train, nodes * size).reshape(nodes, size), axis=1)
-        gain = _gain(total, count, least=least, shrink=shrink)
-        cut = np.argmax(gain, axis=1)
-        value = gain[np.arange(nodes), cut]
+    together = max(_TOGETHER // max(n, 1), 1)
+    for first in range(0, features if size > 1 else 0, together):
+        codes = rows.codes[first : first + together]
+        gain = _gain(*_cumulative(codes, node, nodes, size, target, train), least=least, shrink=shrink)
+        at = np.argmax(gain, axis=1)
+        value = gain[np.arange(nodes), at]
         better = value > found[2]
-        found = [np.where(better, new, old) for new, old in zip((at, cut, value), found, strict=True)]
+        new = first + at // (size - 1), at % (size - 1), value
+        found = [np.where(better, one, old) for one, old in zip(new, found, strict=True)]
     return found[0], found[1], found[2]
 
 
+def _cumulative(
+    codes: np.ndarray, node: np.ndarray, nodes: int, size: int, target: np.ndarray, train: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Targets and rows up to each bin of each feature in each node, f64[nodes, features, size] each."""
+    features = len(codes)
+    first = (np.arange(features)[:, None] + features * node) * size
+    place = (first + codes).ravel()
+    shape = nodes, features, size
+    sums = (
+        np.bincount(place, values if features == 1 else np.tile(values, features), nodes * features * size).reshape(shape)
+        for values in (target, train)
+    )
+    total, count = (np.cumsum(each, axis=2) for each in sums)
+    return total, count
+
+
 def _gain(total: np.ndarray, count: np.ndarray, *, least: int, shrink: float) -> np.ndarray:
-    left, right = total[:, :-1], total[:, -1:] - total[:, :-1]
-    n_left, n_right = count[:, :-1], count[:, -1:] - count[:, :-1]
-    gain = left**2 / (n_left + shrink) + right**2 / (n_right + shrink) - total[:, -1:] ** 2 / (count[:, -1:] + shrink)
-    return np.where((n_left >= least) & (n_right >= least), gain, 0.0)
+    """What a split after each bin gains, f64[nodes, features * (size - 1)]; nothing where a side has too few rows."""
+    left, right = total[..., :-1], total[..., -1:] - total[..., :-1]
+    n_left, n_right = count[..., :-1], count[..., -1:] - count[..., :-1]
+    gain = left**2 / (n_left + shrink) + right**2 / (n_right + shrink) - total[..., -1:] ** 2 / (count[..., -1:] + shrink)
+    return np.where((n_left >= least) & (n_right >= least), gain, 0.0).reshape(len(total), -1)
 
 
 def _edges(values: np.ndarray, most: int) -> np.ndarray:

@@ -38,7 +38,8 @@ class PersonaliseFile(config.StrictModel):
     costs: dict[str, float] = pydantic.Field(default_factory=dict)
     #: Columns that are known when a unit is assigned: numbers, words, or terms such as `log(x)`.
     covariates: Names
-    #: Known probabilities of assignment: by arm a number or a column, or one column with the probability of the arm that the unit got.
+    #: Known probabilities of assignment: by arm a number or a column (one arm may be left out, and gets the rest), or one column with the
+    #: probability of the arm that the unit got.
     #: Left out: the shares of the arms, which is right where everybody was assigned with the same probabilities.
     propensities: dict[str, float | str] | str | None = None
     #: Seed of the split: `numpy.random.default_rng(seed).permutation(n)`, whose first half trains and whose second half judges.
@@ -51,6 +52,12 @@ class PersonaliseFile(config.StrictModel):
     budget: float | None = None
     #: Other weights of the outcomes, for a table of what they would give.
     pareto: tuple[dict[str, float], ...] = ()
+    #: true = also one tree for all outcomes, and a guidance tree that chooses between policies.
+    distil: bool = False
+    #: A regression of your own as `module:factory`, called without arguments, as scikit-learn's: it is stacked with the others.
+    regression: str | None = None
+    #: So many models of random halves of the rows are served with a black box, which then explores by drawing one, 2..256; 0 = none.
+    draws: int = pydantic.Field(default=0, ge=0, le=256)
     #: Depth of the deepest tree, 1..4.
     depth: int = pydantic.Field(default=3, ge=1, le=4)
     #: Fewest rows of a leaf; by default 1 % of the rows that train, at least 20.

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bandits.errors import ExperimentError
-from bandits.personalise.black_box import LEARNERS, BlackBox, black_box
+from bandits.personalise.black_box import BlackBox, black_box
 from bandits.personalise.config import Guardrail, PersonaliseFile
 from bandits.personalise.experiment import Logged
 from bandits.personalise.judge import Gain, Judging, judged, mean_and_error
 from bandits.personalise.learners import Rows, doubly_robust
+from bandits.personalise.own import learners_of
 from protos import config
 
 __all__ = ["check_constraints", "constrained_report"]
@@ -45,14 +46,14 @@ class _Learned(NamedTuple):
         found = {}
         for name, box in self.boxes.items():
             rows = _rows(self.data, name)
-            found[name] = doubly_robust(rows.at(chosen), LEARNERS[box.outcome_model](rows.at(learned))(self.data.x[chosen]))
+            found[name] = doubly_robust(rows.at(chosen), box.outcome_model(rows.at(learned))(self.data.x[chosen]))
         return found
 
 
 def constrained_report(data: Logged, file: PersonaliseFile, judging: Judging) -> dict[str, Any]:
     """Multipliers, value, gain, and each constraint on the half that judges; and the table of other weights, where the file names any."""
     held, learned = data.train[::_HELD], np.delete(data.train, np.arange(0, len(data.train), _HELD))
-    found = _Learned(data, {name: black_box(_rows(data, name).at(learned)) for name in data.outcomes})
+    found = _Learned(data, {name: black_box(_rows(data, name).at(learned), learners=learners_of(file)) for name in data.outcomes})
     weights, price, kept = _ascended(found, file, held, found.scores(held, learned))
     report: dict[str, Any] = {}
     if file.guardrails or file.budget is not None:

@@ -5,12 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bandits.effects.columns import Column
+from bandits.effects.plain import Column
 
 __all__ = ["Encoding", "Feature", "encoding_of"]
 
 # Levels of a factor beyond these, the most frequent, are told apart by no learner.
 _MOST_LEVELS = 30
+# A level of fewer rows among those that train is told apart by no learner either: so an id has none.
+_LEAST_ROWS = 10
 
 
 class Feature(NamedTuple):
@@ -53,7 +55,7 @@ def _features(each: Column, train: np.ndarray) -> list[Feature]:
         return [Feature(each.name, "number", fill=float(np.median(known)) if len(known) else 0.0), *missing]
     counts = np.bincount(known, minlength=len(each.levels))
     kept = sorted(np.argsort(-counts, kind="stable")[:_MOST_LEVELS].tolist())
-    kept = [level for level in kept if counts[level]]
+    kept = [level for level in kept if counts[level] >= min(_LEAST_ROWS, len(train) // 10)]
     # Of two levels, one says it all.
     kept = kept[1:] if len(kept) == 2 and not missing else kept
     return [*(Feature(each.name, "level", each.levels[level]) for level in kept), *missing]

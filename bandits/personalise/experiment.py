@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from bandits.effects.columns import Column, column
-from bandits.effects.estimate import as_codes
+from bandits.effects.columns import column
+from bandits.effects.plain import Column, coded
 from bandits.effects.sample import Sample, arm_named, arms_of, check_overlap, complete
 from bandits.errors import ExperimentError
 from bandits.personalise.config import PersonaliseFile
@@ -20,6 +20,8 @@ __all__ = ["Logged", "logged"]
 _FEWEST = 10
 # Standard errors by which the mean of 1[A = a] / p may miss one before the probabilities are doubted; 6e-5 a arm if they are right.
 _DOUBTED = 4.0
+# Probabilities that were rounded to two digits for three arms sum to 0.99; they are scaled to one.
+_OFF = 0.0105
 
 
 class Logged(NamedTuple):
@@ -55,9 +57,9 @@ def logged(table: pa.Table, file: PersonaliseFile) -> Logged:
     """Reads the experiment. Raises ExperimentError for anything from which no policy can be learned or judged."""
     arms, _ = arms_of(table, file.treatment, None)
     file = _with_arms(file, arms.levels or ())
-    outcomes = {name: _outcome(table, name) for name in file.outcomes}
+    outcomes = {name: _numbers(table, name, role="outcomes") for name in file.outcomes}
     covariates = _covariates(table, file)
-    cluster = None if file.cluster is None else as_codes(column(table, file.cluster, role="cluster"))
+    cluster = None if file.cluster is None else coded(table, file.cluster, role="cluster")
     given = _given(table, file)
     sample = complete([arms, *outcomes.values(), *given.values(), *([] if cluster is None else [cluster])], rows=table.num_rows)
     kept = np.flatnonzero(sample.kept)
@@ -106,10 +108,10 @@ def _named(given: Mapping[str, Any], names: tuple[str, ...], *, role: str) -> di
     return {str(arm_named(arm, names)): each for arm, each in given.items()}
 
 
-def _outcome(table: pa.Table, name: str) -> Column:
-    found = column(table, name, role="outcomes")
+def _numbers(table: pa.Table, name: str, *, role: str) -> Column:
+    found = column(table, name, role=role)
     if found.is_factor:
-        raise ExperimentError(f"outcomes: column {name!r} holds words such as {(found.levels or ('',))[0]!r}; name a column of numbers")
+        raise ExperimentError(f"{role}: column {name!r} holds words such as {(found.levels or ('',))[0]!r}; name a column of numbers")
     return found
 
 
@@ -126,9 +128,9 @@ def _given(table: pa.Table, file: PersonaliseFile) -> dict[str, Column]:
     """The columns of probabilities that the file names, by arm; "" = of the arm that the row got."""
     given = file.propensities
     if isinstance(given, str):
-        return {"": column(table, given, role="propensities")}
+        return {"": _numbers(table, given, role="propensities")}
     named = {arm: each for arm, each in (given or {}).items() if isinstance(each, str)}
-    return {arm: column(table, each, role=f"propensities.{arm}") for arm, each in named.items()}
+    return {arm: _numbers(table, each, role=f"propensities.{arm}") for arm, each in named.items()}
 
 
 def _propensity(
@@ -153,14 +155,24 @@ def _propensity(
 
 
 def _by_arm(given: Mapping[str, float | str], codes: np.ndarray, names: tuple[str, ...], columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    for arm in names:
-        if arm not in given:
-            raise ExperimentError(f"propensities: arm {arm!r} has none; give a number or a column for each of {list(names)}")
-    table = np.column_stack([columns[arm] if arm in columns else np.full(len(codes), float(given[arm])) for arm in names])
-    off = float(np.abs(table.sum(axis=1) - 1.0).max())
-    if off > 1e-3:
+    unsaid = [arm for arm in names if arm not in given]
+    if len(unsaid) > 1:
+        raise ExperimentError(
+            f"propensities: arm {unsaid[0]!r} has none; give a number or a column for each of {list(names)}; one arm at most may be "
+            "left out, and gets the rest"
+        )
+    table = np.column_stack([_of_arm(given, arm, columns, len(codes)) for arm in names])
+    if unsaid:
+        table[:, names.index(unsaid[0])] = 1.0 - table.sum(axis=1)
+    total = table.sum(axis=1)
+    off = float(np.abs(total - 1.0).max())
+    if off > _OFF:
         raise ExperimentError(f"propensities: those of a row sum to one only within {off:.3g}; give the probability of every arm")
-    return table[np.arange(len(codes)), codes]
+    return table[np.arange(len(codes)), codes] / total
+
+
+def _of_arm(given: Mapping[str, float | str], arm: str, columns: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
+    return columns[arm] if arm in columns else np.full(rows, float(given.get(arm, 0.0)))
 
 
 def _costs(file: PersonaliseFile, names: tuple[str, ...]) -> np.ndarray:

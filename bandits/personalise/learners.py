@@ -136,7 +136,7 @@ def dr_learner(make: Callable[[], Regressor], *, nuisance: Learner, folds: int =
     """Regressions of cross-fitted doubly robust scores."""
 
     def learn(rows: Rows) -> Model:
-        scores = doubly_robust(rows, crossed(nuisance, rows, folds_of(len(rows.y), folds)))
+        scores = doubly_robust(rows, crossed(nuisance, rows, folds_of(rows.arm, folds)))
         shared = scores.mean(axis=1)
         return ByArm(None, tuple(make().fit(rows.x, scores[:, arm] - shared) for arm in range(rows.arms)))
 
@@ -185,7 +185,7 @@ def _imputed(make: Callable[[], Regressor], rows: Rows, outcome: list[Regressor]
 
 def _residual(make: Callable[[], Regressor], rows: Rows, arm: int, folds: int) -> Regressor:
     pair = rows.at((rows.arm == 0) | (rows.arm == arm))
-    fold, mean = folds_of(len(pair.y), folds), np.empty(len(pair.y))
+    fold, mean = folds_of(pair.arm, folds), np.empty(len(pair.y))
     for each in range(folds):
         mean[fold == each] = make().fit(pair.x[fold != each], pair.y[fold != each]).predict(pair.x[fold == each])
     rest = (pair.arm == arm) - _share(rows, arm)
@@ -213,9 +213,12 @@ def _with_arm(x: np.ndarray, arm: np.ndarray, arms: int) -> np.ndarray:
     return np.column_stack([x, indicators, *(indicators[:, [at]] * x for at in range(arms - 1))])
 
 
-def folds_of(n: int, folds: int) -> np.ndarray:
-    """The fold of each row, i64[n]; rows come in random order."""
-    return np.arange(n) % folds
+def folds_of(arm: np.ndarray, folds: int) -> np.ndarray:
+    """The fold of each row, i64[n], alike in every arm, so that none lacks rows of one; rows come in random order."""
+    order = np.argsort(arm, kind="stable")
+    fold = np.empty(len(arm), np.int64)
+    fold[order] = np.arange(len(arm)) % folds
+    return fold
 
 
 def crossed(learner: Learner, rows: Rows, fold: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bandits.personalise.encoding import Feature
-from bandits.personalise.tree import PolicyTree
+from bandits.personalise.tree_shape import PolicyTree
 
 __all__ = ["Rule", "as_json", "as_sql", "as_text", "rule_of", "rules"]
 
@@ -37,28 +37,31 @@ def rule_of(tree: PolicyTree, features: Sequence[Feature], x: np.ndarray) -> str
     return _text(next(rule.when for rule in rules(tree, features) if rule.leaf == node - len(tree.feature)))
 
 
-def as_text(tree: PolicyTree, features: Sequence[Feature], arms: Sequence[str]) -> str:
-    """One line a rule."""
-    return "\n".join(f"{_text(rule.when)}: {arms[rule.arm]}" for rule in rules(tree, features))
+def as_text(tree: PolicyTree, features: Sequence[Feature], arms: Sequence[str], notes: Sequence[str] = ()) -> str:
+    """One line a rule; a leaf's note behind its arm."""
+    lines = [(f"{_text(rule.when)}: {arms[rule.arm]}", notes[rule.leaf] if notes else "") for rule in rules(tree, features)]
+    return "\n".join(f"{line}  ({note})" if note else line for line, note in lines)
 
 
-def as_json(tree: PolicyTree, features: Sequence[Feature], arms: Sequence[str]) -> dict[str, Any]:
+def as_json(tree: PolicyTree, features: Sequence[Feature], arms: Sequence[str], notes: Sequence[str] = ()) -> dict[str, Any]:
     """The three arrays with names of features and arms, and the rules; a node without a split has a null threshold."""
+    told = [{"note": notes[rule.leaf]} if notes and notes[rule.leaf] else {} for rule in rules(tree, features)]
     return {
         "features": [feature._asdict() for feature in features],
         "arms": list(arms),
         "feature": tree.feature.tolist(),
         "threshold": [float(each) if np.isfinite(each) else None for each in tree.threshold],
         "arm": tree.arm.tolist(),
-        "rules": [{"when": list(rule.when), "arm": arms[rule.arm]} for rule in rules(tree, features)],
+        "rules": [{"when": list(rule.when), "arm": arms[rule.arm], **note} for rule, note in zip(rules(tree, features), told, strict=True)],
     }
 
 
-def as_sql(tree: PolicyTree, features: Sequence[Feature], arms: Sequence[str]) -> str:
-    """A CASE expression. Names are quoted; a missing number falls to its fill, a missing word has no level."""
+def as_sql(tree: PolicyTree, features: Sequence[Feature], arms: Sequence[str], notes: Sequence[str] = ()) -> str:
+    """A CASE expression. Names are quoted; a missing number falls to its fill, a missing word has no level; notes are comments."""
     lines = []
     for rule in rules(tree, features, sql=True):
-        lines.append(f"  WHEN {' AND '.join(rule.when) or 'TRUE'} THEN {_quoted(arms[rule.arm])}")
+        note = f"  /* {notes[rule.leaf].replace('*/', '* /')} */" if notes and notes[rule.leaf] else ""
+        lines.append(f"  WHEN {' AND '.join(rule.when) or 'TRUE'} THEN {_quoted(arms[rule.arm])}{note}")
     return "\n".join(["CASE", *lines, "END"])
 
 

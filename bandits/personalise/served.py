@@ -4,6 +4,7 @@ The columns of the matrix that was learned from become places of the encoded con
 factor becomes a category whose vocabulary is the levels that were told apart; a missing value that tells something is a feature of its own.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +13,8 @@ from bandits.errors import ExperimentError
 from bandits.personalise.black_box import BlackBox
 from bandits.personalise.encoding import Encoding
 from bandits.personalise.experiment import Logged
-from bandits.personalise.learners import Boosted, ByArm, Ridge
-from bandits.personalise.tree import PolicyTree
+from bandits.personalise.learners import Boosted, ByArm, Model, Ridge
+from bandits.personalise.tree_shape import PolicyTree
 
 __all__ = ["Places", "black_box_settings", "places_of", "task_of", "tree_settings"]
 
@@ -56,26 +57,34 @@ def task_of(name: str, data: Logged, policy: str, settings: dict[str, Any]) -> d
     return {"task": name, "features": {"context": context, "actions": list(data.arms)}, "policy": {"name": policy, "settings": settings}}
 
 
-def tree_settings(tree: PolicyTree, places: Places) -> dict[str, Any]:
-    """Settings of `policy_tree`."""
+def tree_settings(tree: PolicyTree, places: Places, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Settings of `policy_tree`; `notes` of its leaves."""
     return {
         "feature": [places.place[at] if np.isfinite(bound) else 0 for at, bound in zip(tree.feature, tree.threshold, strict=True)],
         "threshold": _bounds(tree.threshold),
         "action": tree.arm.tolist(),
+        **({"note": list(notes)} if any(notes) else {}),
     }
 
 
-def black_box_settings(box: BlackBox, data: Logged) -> tuple[str, dict[str, Any]]:
+def black_box_settings(box: BlackBox, data: Logged, draws: Sequence[Mapping[str, Model]] = ()) -> tuple[str, dict[str, Any]]:
     """Name and settings of the policy that a black box is: `linear_hte` where no tree has a say in it, else `boosted_hte`.
 
-    What all arms share is left out: a score is the value of an arm up to that. Raises ExperimentError for a model that is neither a line
-    nor boosted trees.
+    `draws`: models of other samples of the rows, to explore by. What all arms share is left out: a score is the value of an arm up to
+    that. Raises ExperimentError for a model that is neither a line nor boosted trees.
     """
+    settings = _model_settings(box.models, box.weights, data)
+    if draws:
+        return "boosted_hte", settings | {"draws": [_model_settings(models, box.weights, data) for models in draws]}
+    return ("boosted_hte" if "action" in settings else "linear_hte"), settings
+
+
+def _model_settings(models: Mapping[str, Model], weights: Mapping[str, float], data: Logged) -> dict[str, Any]:
     places = places_of(data.encoding)
     intercept, weight = -data.costs.copy(), np.zeros((len(data.arms), places.size))
     trees: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
-    for name, share in box.weights.items():
-        for arm, own in enumerate(_own(box, name) if share > 0.0 else ()):
+    for name, share in weights.items():
+        for arm, own in enumerate(_own(models[name], name) if share > 0.0 else ()):
             if isinstance(own, Ridge):
                 intercept[arm] += share * own.model.intercept
                 weight[arm, places.place] += share * own.model.weight
@@ -86,9 +95,9 @@ def black_box_settings(box: BlackBox, data: Logged) -> tuple[str, dict[str, Any]
             ]
     settings: dict[str, Any] = {"intercept": intercept.tolist(), "weight": weight.tolist()}
     if not trees:
-        return "linear_hte", settings
+        return settings
     inner = [np.where(np.isfinite(bound), np.array(places.place)[feature], 0).tolist() for _, feature, bound, _ in trees]
-    return "boosted_hte", settings | {
+    return settings | {
         "action": [arm for arm, _, _, _ in trees],
         "feature": inner,
         "threshold": [_bounds(bound) for _, _, bound, _ in trees],
@@ -96,8 +105,7 @@ def black_box_settings(box: BlackBox, data: Logged) -> tuple[str, dict[str, Any]
     }
 
 
-def _own(box: BlackBox, name: str) -> list[Ridge | Boosted]:
-    model = box.models[name]
+def _own(model: Model, name: str) -> list[Ridge | Boosted]:
     own = model.own if isinstance(model, ByArm) else ()
     found = [each for each in own if isinstance(each, Ridge | Boosted)]
     if not own or len(found) < len(own):

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bandits.personalise.boosting import Binned, leaves
+from bandits.personalise.boosting import Binned
+from bandits.personalise.tree_shape import PolicyTree, joined, leaf, simplified
 
-__all__ = ["PolicyTree", "arms_of_rows", "grown", "simplified"]
+__all__ = ["grown"]
 
 # Beyond so many rows the pairs of features are screened on a sample, and the best of them are searched on all rows.
 _SCREENED = 50_000
@@ -23,19 +24,6 @@ _MANY = 16
 _ROOTS, _PARTNERS = 4, 2
 # Roots that a deeper tree tries, best look-ahead first, while rows are few enough to afford it.
 _TRIED, _TRIED_ROWS = 6, 60_000
-
-
-class PolicyTree(NamedTuple):
-    """A complete tree of depth D: `feature` i32[2^D - 1], `threshold` f64[2^D - 1] (left is x <= threshold), `arm` i32[2^D]."""
-
-    feature: np.ndarray
-    threshold: np.ndarray
-    arm: np.ndarray
-
-    @property
-    def depth(self) -> int:
-        """D: thresholds on the way to a leaf."""
-        return int(np.log2(len(self.arm)))
 
 
 class Split(NamedTuple):
@@ -53,46 +41,34 @@ class Sides(NamedTuple):
     right: np.ndarray
 
 
-def arms_of_rows(tree: PolicyTree, x: np.ndarray) -> np.ndarray:
-    """The arm of each row, i32[n]; rows f64[n, d]."""
-    return tree.arm[leaves(tree.feature, tree.threshold, x)]
+def grown(rows: Binned, scores: np.ndarray, *, depth: int, least: int = 1, roots: int = _TRIED) -> PolicyTree:
+    """The tree of `depth` >= 0 whose arms have the largest sum of `scores` f64[n, K]; every leaf has at least `least` rows.
 
-
-def grown(rows: Binned, scores: np.ndarray, *, depth: int, least: int = 1) -> PolicyTree:
-    """The tree of `depth` >= 0 whose arms have the largest sum of `scores` f64[n, K]; every leaf has at least `least` rows."""
+    `roots`: how many of a tree of more than two levels are tried, the best by look-ahead first.
+    """
     # By arm, so that a histogram reads memory in one piece; the first arm gains nothing over itself.
     gains = np.ascontiguousarray((scores - scores[:, :1]).T)
-    return simplified(_grown(rows, gains, depth=depth, least=least)[1])
+    return simplified(_grown(rows, gains, depth=depth, least=least, most=roots)[1])
 
 
-def simplified(tree: PolicyTree) -> PolicyTree:
-    """The same policy without splits both of whose sides play one arm throughout."""
-    if tree.depth == 0:
-        return tree
-    left, right = (simplified(side) for side in _sides(tree))
-    if len(set(left.arm.tolist())) == 1 and set(left.arm.tolist()) == set(right.arm.tolist()):
-        return _joined(0, np.inf, left, right)
-    return _joined(int(tree.feature[0]), float(tree.threshold[0]), left, right)
-
-
-def _grown(rows: Binned, gains: np.ndarray, *, depth: int, least: int) -> tuple[float, PolicyTree]:
+def _grown(rows: Binned, gains: np.ndarray, *, depth: int, least: int, most: int) -> tuple[float, PolicyTree]:
     """Value and tree; gains f64[K, n]."""
     n = gains.shape[1]
     totals = gains.sum(axis=1)
-    leaf = float(totals.max()), _leaf(int(np.argmax(totals)), depth)
+    alone = float(totals.max()), leaf(int(np.argmax(totals)), depth)
     if depth == 0 or n < 2 * least:
-        return leaf
+        return alone
     codes = rows.codes
     roots = _single(rows, codes, gains, least) if depth == 1 else _roots(rows, codes, gains, depth=depth, least=least)
-    tried = 1 if depth <= 2 or n > _TRIED_ROWS else _TRIED
-    found = [leaf]
+    tried = 1 if depth <= 2 or n > _TRIED_ROWS else most
+    found = [alone]
     for root in roots[:tried]:
         right = codes[root.feature] > root.bin
         sides = (np.flatnonzero(side) for side in (~right, right))
-        parts = (_grown(_at(rows, side), gains.take(side, axis=1), depth=depth - 1, least=least) for side in sides)
+        parts = (_grown(_at(rows, side), gains.take(side, axis=1), depth=depth - 1, least=least, most=most) for side in sides)
         values, trees = zip(*parts, strict=True)
         threshold = float(rows.edges[root.feature][root.bin])
-        found.append((sum(values), _joined(root.feature, threshold, *trees)))
+        found.append((sum(values), joined(root.feature, threshold, *trees)))
     return max(found, key=lambda item: item[0])
 
 
@@ -204,34 +180,3 @@ def _histogram(code: np.ndarray, size: int, gains: np.ndarray) -> np.ndarray:
     code = code.astype(np.intp, copy=False)
     sums = [np.bincount(code, gain, size) for gain in gains[1:]]
     return np.stack([np.zeros(size), *sums, np.bincount(code, minlength=size).astype(np.float64)], axis=1)
-
-
-def _leaf(arm: int, depth: int) -> PolicyTree:
-    nodes = 2**depth - 1
-    return PolicyTree(np.zeros(nodes, np.int32), np.full(nodes, np.inf), np.full(nodes + 1, arm, np.int32))
-
-
-def _sides(tree: PolicyTree) -> tuple[PolicyTree, PolicyTree]:
-    """The trees below the root."""
-    half = len(tree.arm) // 2
-    places: tuple[list[int], list[int]] = ([], [])
-    for level in range(1, tree.depth):
-        first, width = 2**level - 1, 2 ** (level - 1)
-        for side in (0, 1):
-            places[side].extend(range(first + side * width, first + (side + 1) * width))
-    left, right = (PolicyTree(tree.feature[at], tree.threshold[at], tree.arm) for at in places)
-    return left._replace(arm=tree.arm[:half]), right._replace(arm=tree.arm[half:])
-
-
-def _joined(feature: int, threshold: float, left: PolicyTree, right: PolicyTree) -> PolicyTree:
-    """The tree with this root, in heap order: level by level, left before right."""
-    order: list[tuple[int, float]] = [(feature, threshold)]
-    for level in range(left.depth):
-        nodes = slice(2**level - 1, 2 ** (level + 1) - 1)
-        for side in (left, right):
-            order += zip(side.feature[nodes].tolist(), side.threshold[nodes].tolist(), strict=True)
-    return PolicyTree(
-        feature=np.array([each[0] for each in order], np.int32),
-        threshold=np.array([each[1] for each in order]),
-        arm=np.concatenate([left.arm, right.arm]),
-    )

@@ -3,16 +3,19 @@
     mean_a(x) = c_a + w_a . x + sum of the leaves of a's trees
 
 `linear_hte` has a standard error beside it where its covariances are given, and then plays by Thompson sampling: the probability that a's
-draw N(mean_a, x' S_a x) is the largest. Else the largest mean is played, and exploration is the floor's.
+draw N(mean_a, x' S_a x) is the largest. `boosted_hte` plays so by `draws`, models that were learned on other samples of the rows: p_k is
+the share of them to which k is the best, which is exact by counting. Else the largest mean is played, and exploration is the floor's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pydantic
 
 from bandits.errors import PolicyError
+from bandits.policies.ensemble import EnsembleScores
 from bandits.policies.linear_posterior import GaussianScores
 from bandits.policies.policy_tree import leaf_of, thresholds
 from bandits.policies.row_count import count_rows, no_rows, nothing
@@ -38,8 +41,8 @@ class LinearHteSettings(config.StrictModel):
     covariance: tuple[tuple[tuple[float, ...], ...], ...] = ()
 
 
-class BoostedHteSettings(config.StrictModel):
-    """Settings of `boosted_hte`: none = no model, and even probabilities."""
+class BoostedModel(config.StrictModel):
+    """A line and boosted trees."""
 
     #: c_a of each action of the table, in units of reward, costs taken off.
     intercept: tuple[float, ...] = ()
@@ -55,7 +58,7 @@ class BoostedHteSettings(config.StrictModel):
     value: tuple[tuple[float, ...], ...] = ()
 
     @pydantic.model_validator(mode="after")
-    def _is_complete(self) -> "BoostedHteSettings":
+    def _is_complete(self) -> "BoostedModel":
         sizes = {len(leaves) for leaves in self.value}
         inner = {len(each) + 1 for each in (*self.feature, *self.threshold)}
         if len(sizes) > 1 or sizes != inner or any(size & (size - 1) for size in sizes):
@@ -65,6 +68,20 @@ class BoostedHteSettings(config.StrictModel):
         if not len(self.action) == len(self.feature) == len(self.threshold) == len(self.value):
             raise ValueError("`action`, `feature`, `threshold` and `value` have one entry a tree each")
         return self
+
+
+class BoostedHteSettings(BoostedModel):
+    """Settings of `boosted_hte`: none = no model, and even probabilities."""
+
+    #: Models of samples of the rows, 2..256 or none: then each request is decided by one of them, drawn with even chances.
+    draws: tuple[BoostedModel, ...] = ()
+
+    @pydantic.field_validator("draws")
+    @classmethod
+    def _several(cls, given: tuple[BoostedModel, ...]) -> tuple[BoostedModel, ...]:
+        if len(given) == 1 or len(given) > 256:
+            raise ValueError(f"{len(given)} models to draw from; give 2 to 256, or none")
+        return given
 
 
 def linear_hte(
@@ -97,26 +114,48 @@ def boosted_hte(
     feature: Sequence[Sequence[int]] = (),
     threshold: Sequence[Sequence[float | None]] = (),
     value: Sequence[Numbers] = (),
+    draws: Sequence[Mapping[str, Any]] = (),
 ) -> Policy:
-    """p_k = [c_k + w_k . x + the leaves of k's boosted trees is the largest]. Its state counts rows, f64[].
+    """p_k = [c_k + w_k . x + the leaves of k's boosted trees is the largest], or the share of `draws` to which it is. Its state counts
+    rows, f64[].
 
     The arrays are those of the settings. Raises PolicyError where their shapes are not those of context and action table.
     """
-    line = _linear(dims, intercept, weight)
-    _places("feature", [place for each in feature for place in each], dims.context)
-    _places("action", action, dims.actions)
-    if not action:
-        return _policy(line, lambda context: jnp.zeros(dims.actions, jnp.float64), draws=False)
-    features, leaves = jnp.asarray(feature, jnp.int32), jnp.asarray(value, jnp.float64)
-    bounds = jnp.asarray([thresholds(each) for each in threshold], jnp.float64).reshape(features.shape)
-    owner = jnp.asarray(action, jnp.int32)
+    given = {"intercept": intercept, "weight": weight, "action": action, "feature": feature, "threshold": threshold, "value": value}
+    means = _boosted(dims, BoostedModel.model_validate(given))
+    if not draws:
+        return _policy(means, lambda context: jnp.zeros(dims.actions, jnp.float64), draws=False)
+    members = [_boosted(dims, BoostedModel.model_validate(each)) for each in draws]
+
+    def score(params: jax.Array, context: jax.Array, candidates: Candidates, key: jax.Array) -> EnsembleScores:
+        said = jnp.stack([member(context) for member in members], axis=1)
+        said = jnp.concatenate([said, jnp.min(said, axis=0, keepdims=True)])[candidates.action]
+        mean = means(context)
+        return EnsembleScores(mean=jnp.append(mean, jnp.min(mean))[candidates.action], scale=jnp.std(said, axis=1), draws=said)
+
+    def choose(scores: EnsembleScores, mask: jax.Array) -> jax.Array:
+        return jnp.mean(jax.vmap(greedy, in_axes=(1, None))(scores.draws, mask), axis=0)
+
+    return Policy(init=no_rows, update=count_rows, prepare=nothing, score=score, choose=choose, merge=added)
+
+
+def _boosted(dims: Dims, model: BoostedModel) -> Means:
+    """The means of one line and its trees."""
+    line = _linear(dims, model.intercept, model.weight)
+    _places("feature", [place for each in model.feature for place in each], dims.context)
+    _places("action", model.action, dims.actions)
+    if not model.action:
+        return line
+    features, leaves = jnp.asarray(model.feature, jnp.int32), jnp.asarray(model.value, jnp.float64)
+    bounds = jnp.asarray([thresholds(each) for each in model.threshold], jnp.float64).reshape(features.shape)
+    owner = jnp.asarray(model.action, jnp.int32)
 
     def means(context: jax.Array) -> jax.Array:
         at = jax.vmap(leaf_of, in_axes=(0, 0, None))(features, bounds, context)
         said = jnp.take_along_axis(leaves, at[:, None], axis=1)[:, 0]
         return line(context) + jnp.zeros(dims.actions, jnp.float64).at[owner].add(said)
 
-    return _policy(means, lambda context: jnp.zeros(dims.actions, jnp.float64), draws=False)
+    return means
 
 
 def _policy(means: Means, scales: Means, *, draws: bool) -> Policy:

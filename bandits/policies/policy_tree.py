@@ -30,6 +30,8 @@ class PolicyTreeSettings(config.StrictModel):
     threshold: tuple[float | None, ...] = ()
     #: Place in the action table that each leaf plays, left to right; 2^D of them.
     action: tuple[int, ...] = ()
+    #: What people are told of each leaf beside its rule, left to right; "" = nothing. It changes no decision.
+    note: tuple[str, ...] = ()
 
     @pydantic.model_validator(mode="after")
     def _is_complete(self) -> "PolicyTreeSettings":
@@ -38,10 +40,19 @@ class PolicyTreeSettings(config.StrictModel):
         inner = max(len(self.action) - 1, 0)
         if len(self.feature) != inner or len(self.threshold) != inner:
             raise ValueError(f"{len(self.action)} leaves need {inner} entries in `feature` and in `threshold`")
+        if self.note and len(self.note) != len(self.action):
+            raise ValueError(f"{len(self.action)} leaves need as many entries in `note`, or none")
         return self
 
 
-def policy_tree(dims: Dims, *, feature: Sequence[int] = (), threshold: Sequence[float | None] = (), action: Sequence[int] = ()) -> Policy:
+def policy_tree(
+    dims: Dims,
+    *,
+    feature: Sequence[int] = (),
+    threshold: Sequence[float | None] = (),
+    action: Sequence[int] = (),
+    note: Sequence[str] = (),
+) -> Policy:
     """p_k = [k is the action of the context's leaf]; even where that is not eligible. Its state counts rows, f64[].
 
     The arrays are those of the settings. Raises PolicyError for a place outside the encoded context or the action table.

@@ -1,4 +1,4 @@
-"""Reads a table of a user: CSV (also compressed) or Parquet. Touches the disk; knows nothing of what the columns mean."""
+"""Reads a table of a user: CSV (also compressed; by comma, semicolon, tab or bar) or Parquet. Touches the disk; knows no column."""
 
 from pathlib import Path
 
@@ -13,6 +13,9 @@ __all__ = ["read_table"]
 _PARQUET = (".parquet", ".pq")
 # Only an empty field is missing: words like "NA" or "?" are levels of a category (mushroom has a "?").
 _NULLS = ["", "nan", "NaN"]
+# Bytes of a file whose first line tells what separates its columns.
+_FIRST = 1 << 16
+_CONVERTED = pyarrow.csv.ConvertOptions(null_values=_NULLS, strings_can_be_null=True)
 
 
 def read_table(path: Path, *, header: bool = True) -> pa.Table:
@@ -33,8 +36,32 @@ def read_table(path: Path, *, header: bool = True) -> pa.Table:
 
 
 def _read_csv(path: Path, *, header: bool) -> pa.Table:
-    return pyarrow.csv.read_csv(
-        path,
-        read_options=pyarrow.csv.ReadOptions(autogenerate_column_names=not header),
-        convert_options=pyarrow.csv.ConvertOptions(null_values=_NULLS, strings_can_be_null=True),
-    )
+    separator = _separator(path)
+    try:
+        return pyarrow.csv.read_csv(
+            path, read_options=_reading(header), parse_options=pyarrow.csv.ParseOptions(delimiter=separator), convert_options=_CONVERTED
+        )
+    except pa.ArrowInvalid:
+        return _read_whole(path, separator, header=header)
+
+
+def _separator(path: Path) -> str:
+    """A comma, or what the first line has of `;`, tab and `|` where it has none."""
+    with pa.input_stream(str(path)) as stream:
+        line = stream.read(_FIRST).split(b"\n", 1)[0]
+    return next((each for each in (",", ";", "\t", "|") if each.encode() in line), ",")
+
+
+def _read_whole(path: Path, separator: str, *, header: bool) -> pa.Table:
+    """Types are guessed from all rows, not the first megabyte, which may hold whole numbers only; words may have line breaks."""
+    with pa.input_stream(str(path)) as stream:
+        text = stream.read()
+    options = _reading(header)
+    # Whole numbers of 32 bits count the bytes of a block.
+    options.block_size = min(len(text) + 1, 2**31 - 2)
+    quoted = pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=separator)
+    return pyarrow.csv.read_csv(pa.BufferReader(text), read_options=options, parse_options=quoted, convert_options=_CONVERTED)
+
+
+def _reading(header: bool) -> pyarrow.csv.ReadOptions:
+    return pyarrow.csv.ReadOptions(autogenerate_column_names=not header)

@@ -3,14 +3,16 @@
 import base64
 import io
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from ope.estimate import Estimate
 from ope.gate.evidence import WEIGHT_EDGES
 from ope.gate.verdict import Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["calibration_picture", "difference_picture", "ess_picture", "value_picture", "weights_picture"]
 
@@ -100,14 +102,17 @@ def _intervals(rows: Sequence[tuple[str, Estimate]], *, xlabel: str, colours: It
     return _data_uri(figure)
 
 
-def _canvas(height: float) -> tuple[Figure, Any]:
+def _canvas(height: float) -> tuple["Figure", Any]:
+    # Takes a second to load, for which no command that draws nothing should wait.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6.8, height), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-def _data_uri(figure: Figure) -> str:
+def _data_uri(figure: "Figure") -> str:
     buffer = io.BytesIO()
     # Without the library's version in it, equal verdicts give equal bytes.
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})

@@ -7,6 +7,7 @@ from typing import Any
 
 from protos.policy_pb2 import FeedbackRequest
 from protos.task import DEFAULT_TENANT
+from serving.alike import Alike
 from serving.door.limits import Limits
 from serving.door.rights import EVERY_TENANT, check_scope
 from serving.door.tokens import Caller, Tokens
@@ -55,6 +56,8 @@ class Door:
 
 def _requests_by_tenant(message: Any) -> Counter[str]:
     """How many requests, or events, a message has of each tenant."""
+    if isinstance(message, Alike):
+        return Counter({message.first.rules.tenant: len(message)})
     if isinstance(message, FeedbackRequest):
         return Counter(_tenant_of_event(event) for event in message.events)
     if isinstance(message, Sequence) and not isinstance(message, PlainRequest):
@@ -73,6 +76,8 @@ def _tenant_of_event(event: Any) -> str:
 
 
 def _task(message: Any) -> str:
+    if isinstance(message, Alike):
+        return message.first.rules.name
     first = message[0] if isinstance(message, Sequence) and not isinstance(message, PlainRequest) else message
     if isinstance(first, PlainRequest):
         return first.selection.rules.name

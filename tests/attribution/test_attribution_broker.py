@@ -1,5 +1,6 @@
 """The joiner on a real Kafka broker: what is joined, groups, zombies, kills. Without Java (and without KAFKA_BOOTSTRAP) not run."""
 
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -8,10 +9,11 @@ from typing import Any
 
 import deltalake
 import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from attribution.backfill import backfill_landed, backfill_source
 from attribution.errors import Fenced, SourceError
-from attribution.kafka_source import KafkaSource
+from attribution.kafka_source import TOPICS, KafkaSource
 from attribution.membership import Membership
 from attribution.settings import JoinConfig, load_join_config
 from attribution.status import report
@@ -112,6 +114,28 @@ def test_topics_are_made_with_append_time_and_checked_where_they_are(kafka: str)
     create_time = Wire(kafka, partitions=2)
     with pytest.raises(SourceError, match=r"message\.timestamp\.type is CreateTime"):
         ensure_topics(kafka, partitions=2, replicas=1, retention_s=86_400.0, prefix=create_time.prefix)
+
+
+def test_topics_of_unequal_partitions_and_topics_that_grow_are_refused_and_never_half_read(kafka: str) -> None:
+    small, admin = Wire(kafka, partitions=2), AdminClient({"bootstrap.servers": kafka})
+    source, patient = (KafkaSource(kafka, prefix=small.prefix, recount_s=recount_s) for recount_s in (0.0, 60.0))
+    assert len(source.partitions()) == 8
+    for topic in TOPICS[1:]:
+        admin.create_partitions([NewPartitions(small.prefix + topic, 3)])[small.prefix + topic].result(30)
+
+    def refused() -> bool:
+        with contextlib.suppress(SourceError):
+            return not source.partitions()
+        return True
+
+    until(refused)
+    with pytest.raises(SourceError, match="has 3 partitions now, not 2"):
+        source.partitions()
+    assert len(patient.partitions()) == 8, "it is not asked for before each batch"
+    with pytest.raises(SourceError, match=r"differ \(decisions 2, impressions 3"):
+        KafkaSource(kafka, prefix=small.prefix)
+    for opened in (source, patient):
+        opened.close()
 
 
 def test_members_share_the_partitions_and_hand_them_over_without_loss(

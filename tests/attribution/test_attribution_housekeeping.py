@@ -1,6 +1,7 @@
 """Deletion, expiry, compaction, dead letters and SQL, on the tables of one run; after each of them the account still closes."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from attribution.errors import QueryError, TableError
 from attribution.housekeeping import compact, delete_unit, expire
 from attribution.settings import JoinConfig
 from attribution.status import landed_events, needed_since_us, report
+from attribution.unit_feature_build import FeatureRequest, build_unit_features
 from attribution.worker import Worker
 from protos.events_pb2 import Event, Signal
 from tests.attribution.event_kit import append_log, decision, finals, heartbeat, impression, join_config, number, reward, us
@@ -71,7 +73,9 @@ def test_a_unit_that_is_deleted_is_gone_from_tables_history_memory_and_every_bac
     logs, out, worker = run
     assert account(out, config) == {"logged": 4, "joined": 2, "pending": 2, "expired": 0, "quarantined": 0}
     assert b"ann" in everything(out / "events")
+    assert "ann" in str(dead_letters(landed_events(out), config=config).to_dicts())
     done = delete_unit(out, tenant="default", unit_id="ann", until_us=us(100.0), now_us=us(100.0))
+    assert "ann" not in str(dead_letters(landed_events(out), config=config).to_dicts())
     assert done["events"] == 7 and done["observations"] == 1
     assert b"ann" not in everything(out / "events") + everything(out / "observations")
     assert account(out, config) == {"logged": 4, "joined": 1, "pending": 1, "expired": 2, "quarantined": 0}
@@ -86,6 +90,18 @@ def test_a_unit_that_is_deleted_is_gone_from_tables_history_memory_and_every_bac
     assert rows(tmp_path / "landed") == rows(tmp_path / "log") == rows(out)
     backfill_source(EmbeddedSource(logs), out=tmp_path / "forgot", config=config, on_progress=lambda progress: None)
     assert rows(tmp_path / "forgot") != rows(out), "a path that does not obey deletions is seen"
+
+
+def test_a_file_that_a_crash_left_before_any_commit_named_it_goes_and_one_under_way_stays(run: tuple[Path, Path, Worker]) -> None:
+    _, out, _ = run
+    left, under_way = (out / "events" / f"part-{name}.parquet" for name in ("left", "under-way"))
+    for path in (left, under_way):
+        path.write_bytes(b"ann")
+    os.utime(left, (1.0, 1.0))
+    delete_unit(out, tenant="default", unit_id="ann", until_us=us(100.0), now_us=us(100.0))
+    assert not left.exists() and under_way.exists()
+    os.utime(under_way, (1.0, 1.0))
+    assert compact(out, owner="night", keep_s=0.0)["events"] >= 1 and not under_way.exists()
 
 
 def test_what_is_old_goes_after_a_dry_run_and_the_account_closes(
@@ -103,6 +119,25 @@ def test_what_is_old_goes_after_a_dry_run_and_the_account_closes(
         expire(out, events_before_us=us(2.0), observations_before_us=0, held_since_us=us(1.0), apply=True)
 
 
+def test_what_counts_over_a_window_says_so_where_events_of_it_have_expired(run: tuple[Path, Path, Worker]) -> None:
+    _, out, _ = run
+    asked = FeatureRequest("default", ["play"], [36.5])
+    window = f"SELECT sum(count)::INT AS n FROM unit_activity({us(40.0)}, 36.5) WHERE name = 'play'"
+    keep = {"observations_before_us": 0, "held_since_us": us(40.0)}
+    assert build_unit_features(out, asked, now_us=1, keep=1).rows == 2
+    for before in (us(3.5), us(2.0)):
+        expire(out, events_before_us=before, **keep, apply=True)
+        assert build_unit_features(out, asked, now_us=1, keep=1).rows == 2
+        assert query(out, window).to_pylist() == [{"n": 2}], "a window that begins where events are whole is answered"
+    expire(out, events_before_us=us(4.0), **keep, apply=True)
+    expire(out, events_before_us=us(3.0), **keep, apply=True)
+    assert build_unit_features(out, asked, now_us=1, keep=1).rows == 2, "where nothing more went, no more is missing"
+    with pytest.raises(TableError, match="have expired; ask for shorter windows"):
+        build_unit_features(out, FeatureRequest("default", ["play"], [36.6]), now_us=1, keep=1)
+    with pytest.raises(QueryError, match="have expired"):
+        query(out, window.replace("36.5", "36.6"))
+
+
 def test_compaction_has_one_owner_and_changes_no_row(run: tuple[Path, Path, Worker], config: JoinConfig, tmp_path: Path) -> None:
     logs, out, worker = run
     before = rows(out)
@@ -115,6 +150,9 @@ def test_compaction_has_one_owner_and_changes_no_row(run: tuple[Path, Path, Work
     compact(out, owner="night", keep_s=0.0)
     assert [row for row in rows(out) if row["decision_id"] in {number(1), number(2)}] == before and len(rows(out)) == 4
     assert len(deltalake.DeltaTable(out / "events").file_uris()) == 1
+    # A compacted file is asked in another way than one that was appended, and where it lies is nothing that a query should mind.
+    out = out.rename(tmp_path / "o'u t")
+    assert query(out, "SELECT count(*) AS n FROM signals WHERE name = 'play'").to_pylist() == [{"n": 4}]
 
 
 def test_dead_letters_have_place_and_reason_and_the_rate_of_their_producer(run: tuple[Path, Path, Worker], config: JoinConfig) -> None:

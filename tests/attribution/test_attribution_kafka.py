@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from confluent_kafka import Producer
 
 from attribution.decode import decode
-from attribution.envelope import pack
+from attribution.envelope import BATCH_SCHEMA, pack
 from attribution.errors import LostRecords, SourceError
 from attribution.fetch_bounds import FetchBounds, Room, Size
 from attribution.kafka_source import TOPICS, KafkaSource
@@ -131,4 +132,14 @@ def test_a_message_that_is_larger_than_the_bound_comes_alone() -> None:
     assert (room.take([b"x" * 30]), room.chunk, room.take([b"x" * 60, b"x" * 60]), room.full) == (1, 2, 1, True)
     room = Room(FetchBounds(records=10, events=5, size_bytes=100), largest=Size(1, 10))
     assert (room.take([b"x" * 40]), room.full, room.take([b"x" * 40]), room.full) == (1, False, 1, True), "a third would not fit"
-    assert Room(FetchBounds(), largest=Size(500, 1)).chunk == 100, "the first chunk is small where messages have been large"
+    assert Room(FetchBounds(events=50_000), largest=Size(500, 1)).chunk == 100, "the first chunk is small where messages have been large"
+
+
+def test_a_compressed_batch_counts_as_large_as_it_is_in_memory() -> None:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, BATCH_SCHEMA, options=pa.ipc.IpcWriteOptions(compression="zstd")) as stream:
+        stream.write_batch(pa.record_batch([pa.array([bytes(10_000)] * 100, pa.binary())], schema=BATCH_SCHEMA))
+    small = sink.getvalue().to_pybytes()
+    assert len(small) < 5_000
+    room = Room(FetchBounds(size_bytes=2_500_000), largest=Size(1, 1))
+    assert room.take([small] * 10) == 2 and room.largest.size_bytes > 1_000_000

@@ -80,7 +80,7 @@ def test_boosting_finds_a_product_and_leaves_noise_alone() -> None:
 def test_doubly_robust_means_are_the_arms_values_whatever_the_outcome_model_says() -> None:
     """Fixed key. At 5 standard errors each of 9 checks alarms falsely with probability 6e-7; an unweighted mean would be off by 20."""
     rows, truth = experiment(20_000)
-    for model in (np.zeros((20_000, 3)), np.full((20_000, 3), 3.0), crossed(LEARNERS["t ridge"], rows, folds_of(20_000, 3))):
+    for model in (np.zeros((20_000, 3)), np.full((20_000, 3), 3.0), crossed(LEARNERS["t ridge"], rows, folds_of(rows.arm, 3))):
         scores = doubly_robust(rows, model)
         off = (scores - truth).mean(axis=0) / (scores - truth).std(axis=0) * np.sqrt(20_000)
         assert np.all(np.abs(off) < 5.0)
@@ -244,6 +244,26 @@ def test_on_the_e_mails_personalisation_does_not_beat_the_best_arm_and_says_so(t
     assert abs(found["black_box"]["gain"]) < 0.006 and 0.0 < found["black_box"]["gain_standard_error"] < 0.003
 
 
+def a_line() -> LinearRegression:
+    """A regression of somebody's own."""
+    return LinearRegression()
+
+
+class Nothing:
+    """What learns, and has nothing to say."""
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> None:
+        pass
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return np.full(len(x), np.nan)
+
+
+def test_a_regression_of_ones_own_is_stacked_with_the_others(tmp_path: Path) -> None:
+    found = report(tmp_path, made_up(600), regression=f"{__name__}:a_line")
+    assert set(found["black_box"]["learners"]) == {*LEARNERS, "t own", "dr own"} and found["black_box"]["gain"] > 0.2
+
+
 TABLE = made_up(300)
 BAD: list[tuple[str, pa.Table, dict[str, Any], list[str]]] = [
     ("one arm", TABLE.filter(pa.compute.equal(TABLE["arm"], "call")), {}, ["treatment", "one arm only"]),
@@ -257,13 +277,20 @@ BAD: list[tuple[str, pa.Table, dict[str, Any], list[str]]] = [
         ["covariates", "none of ['age'] varies"],
     ),
     ("the outcome as covariate", TABLE, {"covariates": ["y"]}, ["covariates", "'y' is the treatment or an outcome"]),
-    ("an arm without probability", TABLE, {"propensities": {"call": 0.5, "letter": 0.5}}, ["propensities", "'control' has none"]),
+    ("two arms without probability", TABLE, {"propensities": {"call": 0.5}}, ["propensities", "'control' has none"]),
+    ("nothing left for an arm", TABLE, {"propensities": {"call": 0.5, "letter": 0.5}}, ["propensities", "0 of arm 'control'"]),
+    ("a probability in words", TABLE, {"propensities": "place"}, ["propensities", "holds words"]),
     ("no overlap", TABLE, {"propensities": {"call": 0.0, "letter": 0.5, "control": 0.5}}, ["propensities", "overlap"]),
     ("probabilities beyond one", TABLE, {"propensities": {"call": 0.9, "letter": 0.5, "control": 0.5}}, ["propensities", "sum to one"]),
     ("an unknown arm's cost", TABLE, {"costs": {"cal": 1.0}}, ["costs", "did you mean `call`"]),
     ("no weight at all", TABLE, {"outcomes": {"y": 0.0}}, ["outcomes", "no outcome has a weight"]),
     ("a guardrail of both kinds", TABLE, {"guardrails": {"y": {"at_least": 1.0, "arm": "call"}}}, ["guardrails.y", "one of the two"]),
     ("a guardrail of an unknown outcome", TABLE, {"guardrails": {"q": {"at_least": 1.0}}}, ["guardrails", "'q' is no outcome"]),
+    ("a regression that is nowhere", TABLE, {"regression": "sklearn.nowhere:Some"}, ["regression", "cannot be imported", "module:factory"]),
+    ("no regression", TABLE, {"regression": "builtins:dict"}, ["regression", "has no 'fit'"]),
+    ("a regression that needs more", TABLE, {"regression": "builtins:range"}, ["regression", "without arguments"]),
+    ("a regression that says nothing", TABLE, {"regression": f"{__name__}:Nothing"}, ["regression", "Nothing", "give one a row"]),
+    ("one draw of a policy alone", TABLE, {"draws": -1}, ["draws"]),
     ("an unknown key", TABLE, {"propensity": "p"}, ["propensity", "did you mean `propensities`"]),
 ]
 

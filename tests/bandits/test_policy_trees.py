@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from bandits.personalise import tree as trees
-from bandits.personalise.boosting import binned, edges_of
+from bandits.personalise.boosting import binned, edges_of, leaves
 from bandits.personalise.encoding import Feature
 from bandits.personalise.rules import as_json, as_sql, as_text, rule_of, rules
-from bandits.personalise.tree import PolicyTree, arms_of_rows, grown, simplified
+from bandits.personalise.tree import grown
+from bandits.personalise.tree_shape import PolicyTree, arms_of_rows, deepened, grafted, simplified
 
 RNG = np.random.default_rng(5)
 N = 90
@@ -41,7 +42,7 @@ def best(chosen: np.ndarray, depth: int, least: int) -> float:
 def test_no_tree_up_to_depth_2_is_better(depth: int, least: int) -> None:
     tree = grown(BINS, SCORES, depth=depth, least=least)
     assert value(tree) == pytest.approx(best(np.ones(N, bool), depth, least), rel=1e-12)
-    leaf = np.unique(trees.leaves(tree.feature, tree.threshold, X), return_counts=True)[1]
+    leaf = np.unique(leaves(tree.feature, tree.threshold, X), return_counts=True)[1]
     assert leaf.min() >= least
 
 
@@ -80,6 +81,35 @@ def test_a_split_between_leaves_of_one_arm_is_no_split() -> None:
     simple = simplified(tree)
     assert np.isinf(simple.threshold[1]) and np.isfinite(simple.threshold[[0, 2]]).all()
     np.testing.assert_array_equal(arms_of_rows(simple, X), arms_of_rows(tree, X))
+
+
+def test_a_split_whose_one_side_plays_what_the_other_would_play_there_is_no_split() -> None:
+    # x0 <= 2.5: (x0 <= 0.5: 1, else x0 <= 1.5: 1, else 0); else 0. All that it says is x0 <= 1.5.
+    tree = PolicyTree(
+        np.zeros(7, np.int32), np.array([2.5, 0.5, np.inf, np.inf, 1.5, np.inf, np.inf]), np.array([1, 1, 1, 0, 0, 0, 0, 0], np.int32)
+    )
+    simple = simplified(tree)
+    assert [rule.when for rule in rules(simple, [Feature(name, "number") for name in "abc"])] == [("a <= 1.5",), ("a > 1.5",)]
+    np.testing.assert_array_equal(arms_of_rows(simple, X), arms_of_rows(tree, X))
+
+
+def test_simplified_and_grafted_and_deepened_trees_play_what_they_are_made_of() -> None:
+    rng = np.random.default_rng(9)
+    x = rng.integers(0, 4, (400, 3)).astype(float)
+    for _ in range(50):
+        parts = [
+            PolicyTree(
+                rng.integers(0, 3, 2**d - 1).astype(np.int32), rng.integers(0, 4, 2**d - 1) - 0.5, rng.integers(0, 2, 2**d).astype(np.int32)
+            )
+            for d in (2, 2, 1)
+        ]
+        whole = grafted(parts[2], [deepened(part, 3) for part in parts[:2]])
+        np.testing.assert_array_equal(
+            arms_of_rows(whole, x), np.where(arms_of_rows(parts[2], x) == 0, arms_of_rows(parts[0], x), arms_of_rows(parts[1], x))
+        )
+        simple = simplified(whole)
+        np.testing.assert_array_equal(arms_of_rows(simple, x), arms_of_rows(whole, x))
+        assert np.isfinite(simple.threshold).sum() <= np.isfinite(whole.threshold).sum()
 
 
 FEATURES = (Feature("age", "number", fill=1.0), Feature("place", "level", "O'Neill"), Feature("place", "level", "b"))

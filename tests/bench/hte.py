@@ -1,6 +1,6 @@
 """Benchmark of effects and personalised policies; one JSON object a line with --json, else a line of text a figure.
 
-    python tests/bench/hte.py --json [--rows N] [--only regression,tree,served,lessons,coverage] [--no-peers]
+    python tests/bench/hte.py --json [--rows N] [--only regression,tree,served,lessons,coverage,cates,levels] [--no-peers]
 
 Peers (statsmodels, pyfixest, EconML) are installed into `.bench/hte`, an environment of their own, and run in processes of their own, with
 one thread as ours, on the same rows, in rounds that alternate with ours. `value` is ours, `peer_value` theirs, `ratio` what ours is better
@@ -21,17 +21,23 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow as pa
 from peers.figures import Figure, printed
 from peers.workers import Worker, installed
 
 from bandits.effects.cells import Cells, compress
+from bandits.effects.config import EffectsFile
 from bandits.effects.design import assembled, intercept, number_part
 from bandits.effects.fit import ErrorKind, Fit, Normal, fit, normal
+from bandits.effects.report import effects_report
 from bandits.personalise.black_box import black_box
 from bandits.personalise.boosting import binned, edges_of
+from bandits.personalise.cate import cate, lines
 from bandits.personalise.judge import mean_and_error
 from bandits.personalise.learners import Ridge, Rows, crossed, doubly_robust, folds_of, t_learner
-from bandits.personalise.tree import PolicyTree, arms_of_rows, grown
+from bandits.personalise.lessons import lesson
+from bandits.personalise.tree import grown
+from bandits.personalise.tree_shape import PolicyTree, arms_of_rows
 from bandits.policies.policy_tree import leaf_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,8 +75,7 @@ def regression(workers: Workers, folder: Path, rows: int) -> Iterator[Figure]:
                 answers.append(workers[name].ask("regression", file=str(file), clustered=clustered))
         yield from _against(f"compress and fit, {title}, {rows} x 20", ours, theirs, workers, target, found, kind)
         yield from _against(f"refit on cells, {title}", again, theirs, workers, REFIT_TARGET, found, kind)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    yield Figure("peak memory of this process, rows and columns included", peak, "MiB", None, "lower")
+    yield Figure("peak memory of this process, rows and columns included", _peak_mib(), "MiB", None, "lower")
 
 
 def _fitted(columns: Mapping[str, np.ndarray], y: np.ndarray, cluster: np.ndarray | None, kind: ErrorKind) -> tuple[Cells, Normal, Fit]:
@@ -196,9 +201,10 @@ def _kept(workers: Workers, folder: Path, every: Rows, truth: np.ndarray) -> dic
     def gain(arms: np.ndarray) -> float:
         return float(truth[np.arange(n), arms].mean() - truth.mean(axis=0).max())
 
-    scores = doubly_robust(train, crossed(t_learner(Ridge), train, folds_of(n, 3)))
+    scores = doubly_robust(train, crossed(t_learner(Ridge), train, folds_of(train.arm, 3)))
+    taught = lesson(box, train, bins, np.zeros(ARMS), depth=DEPTH, least=least).taught
     trees: dict[str, PolicyTree] = {
-        "ours": grown(bins, box.inside, depth=DEPTH, least=least),
+        "ours": grown(bins, taught, depth=DEPTH, least=least),
         "scores": grown(bins, scores, depth=DEPTH, least=least),
     }
     whole = gain(np.argmax(box.model(fresh), axis=1))
@@ -218,7 +224,7 @@ def coverage(workers: Workers, folder: Path, rows: int) -> Iterator[Figure]:
         x = rng.normal(size=(500, 4))
         arm, truth = rng.integers(0, 2, 500), np.stack([np.zeros(500), 0.5 + x[:, 0]], axis=1) + x[:, 1:2]
         data = Rows(x, truth[np.arange(500), arm] + rng.normal(size=500), arm, np.full(500, 0.5), 2)
-        scores = doubly_robust(data, crossed(t_learner(Ridge), data, folds_of(500, 3)))
+        scores = doubly_robust(data, crossed(t_learner(Ridge), data, folds_of(data.arm, 3)))
         low, high = mean_and_error(scores[:, 1] - scores[:, 0], None).interval
         held += low <= 0.5 <= high
     yield Figure(
@@ -226,7 +232,71 @@ def coverage(workers: Workers, folder: Path, rows: int) -> Iterator[Figure]:
     )
 
 
-PARTS = {"regression": regression, "tree": tree, "served": served, "lessons": lessons, "coverage": coverage}
+class Least:
+    """Least squares, as the peer's outcome models."""
+
+    def fit(self, x: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None, /) -> "Least":
+        self.b = np.linalg.lstsq(np.column_stack([np.ones(len(x)), x]), y, rcond=None)[0]
+        return self
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return self.b[0] + x @ self.b[1:]
+
+
+def cates(workers: Workers, folder: Path, rows: int) -> Iterator[Figure]:
+    """Effects as lines of six covariates, with errors, beside EconML's LinearDRLearner on the same rows; folds differ, so figures do."""
+    n = rows // 5
+    rng = np.random.default_rng(4)
+    x, arm = np.round(rng.normal(size=(n, 6)), 2), rng.integers(0, ARMS, n)
+    effect = np.stack([np.zeros(n), 0.5 + x[:, 0], 1.0 - x[:, 1]], axis=1)
+    y = effect[np.arange(n), arm] + x @ rng.normal(size=6) + rng.normal(size=n) * (1 + np.abs(x[:, 2]))
+    file = folder / "cates.npz"
+    np.savez(file, x=x, y=y, arm=arm)
+    share = np.bincount(arm) / n
+    start = time.process_time()
+    found = cate(Rows(x, y, arm, share[arm], ARMS), outcome=t_learner(Least), basis=lines, folds=3)
+    average, error = found.average(x)
+    seconds, title = time.process_time() - start, f"effects as lines, {n} x 6 x {ARMS}"
+    answer = workers["econml"].ask("linear_dr", file=str(file)) if "econml" in workers else None
+    if answer is None or answer.error:
+        yield Figure(title, seconds, "CPU s", None, "lower", note="" if answer is None else answer.error)
+        return
+    told, peer = answer.value, answer.value["seconds"]
+    yield Figure(title, seconds, "CPU s", None, "lower", workers["econml"].title, peer, peer / seconds, 1)
+    off = float(np.max(np.abs(average - told["average"]) / error))
+    yield Figure("largest difference of average effects, in their errors", off, "errors", 0.2, "lower", workers["econml"].title)
+    ratio = float(np.max(np.abs(np.array([each.error("hc1")[1:] for each in found.fits]) / np.array(told["slope_error"]) - 1.0)))
+    yield Figure("largest difference of slopes' errors", ratio, "share", 0.02, "lower", workers["econml"].title)
+
+
+def levels(workers: Workers, folder: Path, rows: int) -> Iterator[Figure]:
+    """A factor of 50,000 levels among the covariates: time, and memory beyond the table, beside that of a factor expanded."""
+    rng = np.random.default_rng(5)
+    shop, arm, age = rng.integers(0, GROUPS, rows), rng.integers(0, 2, rows), rng.integers(20, 70, rows).astype(float)
+    y = 0.5 * arm + 0.01 * age + rng.normal(size=GROUPS)[shop] + rng.normal(size=rows)
+    table = pa.table({"arm": arm, "shop": pa.array(shop.astype(str)), "age": age, "y": y})
+    file = EffectsFile(data="", treatment="arm", outcomes=("y",), covariates=("age", "shop"))
+    before, start = _peak_mib(), time.process_time()
+    (outcome,) = effects_report(table, file)["outcomes"]
+    seconds, expanded = time.process_time() - start, rows * GROUPS * 8 / 2**20
+    said = f"effect {outcome['effects'][0]['effect']:.4f} ({outcome['effects'][0]['standard_error']:.4f}); true 0.5"
+    yield Figure(f"effects within {GROUPS} levels, {rows} rows", seconds, "CPU s", None, "lower", note=said)
+    yield Figure("peak memory beyond the rows", _peak_mib() - before, "MiB", expanded / 100, "lower", note=f"expanded: {expanded:.0f} MiB")
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+PARTS = {
+    "regression": regression,
+    "tree": tree,
+    "served": served,
+    "lessons": lessons,
+    "coverage": coverage,
+    "cates": cates,
+    "levels": levels,
+}
 
 
 def main() -> None:

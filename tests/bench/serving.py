@@ -1,7 +1,7 @@
 """Benchmark of serving: one JSON object a line with --json, else a line of text a figure.
 
-    python tests/bench/serving.py --json [--only throughput,open,fixed,assign,restarts,reloads,peers] [--rounds 5] [--seconds 3]
-        [--no-peers] [--front native]
+    python tests/bench/serving.py --json [--only throughput,open,fixed,alone,assign,restarts,reloads,memory,peers] [--rounds 5]
+        [--seconds 3] [--no-peers] [--front native] [--calls 10000000]
 
 A request of 1.7 KB: 32 context features, 20 candidates with 16 features each, a slate of three with its propensities, logged before the
 reply. Servers run on one core, the load (h2load, of nghttp2) on another; rounds alternate between ours and what it is compared with.
@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import functools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -45,7 +46,8 @@ from protos.task import load_task
 
 ROOT = Path(__file__).resolve().parents[2]
 # Built from serving/front/load.
-LOAD, RATE = ROOT / "serving" / "front" / "target" / "release" / "slateloop-load", 10_000
+LOAD = Path(os.environ.get("SLATELOOP_LOAD", ROOT / "serving" / "front" / "target" / "release" / "slateloop-load"))
+RATE, LEAK_RATE = 10_000, 15_000
 SERVICE = "/slateloop.v1.PolicyService/"
 ACTIONS = tuple(f"item-{index:02d}" for index in range(20))
 CONTEXT, FEATURES, SLOTS, BATCH = 32, 16, 3, 64
@@ -53,6 +55,8 @@ CONTEXT, FEATURES, SLOTS, BATCH = 32, 16, 3, 64
 SHAPES = ((4, 8), (32, 1))
 # Of the no-op echo's requests a second, by what takes our calls.
 TARGETS = {("grpcio", shape): 0.55 for shape in SHAPES} | {("native", (4, 8)): 4.0, ("native", (32, 1)): 3.0}
+# Of a peer's requests a second, where the native front takes our calls.
+NATIVE_TARGETS = {"fastapi": 10.0}
 ECHO_THREADS, OUR_THREADS = (4, 8, 16), (16, 32)
 # As in the measurements that the targets come from, the model is linear in its 32 features.
 TASK = {
@@ -204,16 +208,60 @@ def latency(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
 
 def fixed_rate(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
     """p99 of Select at 10,000 a second with Poisson arrivals, from the intended send time; a generator in Python can't send as many."""
-    if not LOAD.exists():
-        sys.exit("serving benchmark: --only fixed needs its generator: cargo build --release -p slateloop-load, in serving/front")
+    _need_load()
     with world.server("fixed", threads=16) as server:
-        command = ["taskset", "-c", str(world.load_core), str(LOAD), server.address, SERVICE + "Select", str(world.folder / "one")]
-        runs = [json.loads(subprocess.check_output([*command, str(RATE), str(seconds), "8"])) for _ in range(rounds)]
+        runs = [_sent(world, server, "one", rate=RATE, seconds=seconds) for _ in range(rounds)]
         middle = {name: float(np.median([run[name] for run in runs])) for name in ("p50_ms", "p99_ms", "p999_ms")}
         note = (
             f"failed {sum(run['failed'] for run in runs)}; p50 {middle['p50_ms']:.2f} ms, p99.9 {middle['p999_ms']:.2f} ms; 8 connections"
         )
         yield Figure(f"Select, p99 at {RATE:,}/s, open loop", middle["p99_ms"], "ms", 2.0, "lower", None, None, None, rounds, note)
+
+
+def _need_load() -> None:
+    if not LOAD.exists():
+        sys.exit(f"serving benchmark: {LOAD} is missing: cargo build --release -p slateloop-load, in serving/front (or set SLATELOOP_LOAD)")
+
+
+def _sent(world: World, server: Any, body: str, *, rate: float, seconds: float) -> dict[str, Any]:
+    """One run of the open-loop generator, eight connections."""
+    command = ["taskset", "-c", str(world.load_core), str(LOAD), server.address, SERVICE + "Select", str(world.folder / body)]
+    found: dict[str, Any] = json.loads(subprocess.check_output([*command, str(rate), str(seconds), "8"]))
+    return found
+
+
+def alone(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
+    """One connection, one call at a time: calls a second beside those of the same server on grpcio, which is how long a call takes."""
+    other = world._replace(front="grpcio")
+    with world.server("alone", threads=16) as server, other.server("alone-grpcio", threads=16) as plain:
+        pairs = [
+            [one.load(running, "Select", "one", seconds=seconds, shape=(1, 1)).rate for one, running in ((world, server), (other, plain))]
+            for _ in range(rounds)
+        ]
+    mine, theirs = (float(np.median(column)) for column in zip(*pairs, strict=True))
+    ratios = [own / grpcio for own, grpcio in pairs]
+    note = f"{1e6 / mine:.0f} us a call, grpcio {1e6 / theirs:.0f}; ratio by round: {_spread(ratios)}"
+    yield Figure("Select, 1 connection x 1", mine, "requests/s", 1.0, "higher", "on grpcio", theirs, float(np.median(ratios)), rounds, note)
+
+
+def memory(world: World, *, rounds: int, seconds: int, calls: int) -> Iterator[Figure]:
+    """What so many calls leave in the server's memory, half of them with a request id of their own, at LEAK_RATE a second in so many
+    rounds; `seconds` warm it."""
+    _need_load()
+    one = SelectRequest.FromString((world.folder / "one").read_bytes()[5:])
+    one.request_id = "@" * 16
+    (world.folder / "named").write_bytes(framed(one.SerializeToString()))
+    flags = ("--set", "remembered_requests=4096", "--set", "max_concurrent_rpcs=4096", "--set", "log_max_age_s=86400")
+    with world.server("memory", threads=16, flags=flags) as server:
+        for body in ("one", "named"):
+            _sent(world, server, body, rate=LEAK_RATE, seconds=seconds)
+        held, sent, grown = server.resident_mib(), 0, []
+        for turn in range(rounds):
+            run = _sent(world, server, ("one", "named")[turn % 2], rate=LEAK_RATE, seconds=calls / rounds / LEAK_RATE)
+            sent += run["calls"]
+            grown.append(server.resident_mib() - held)
+    note = f"{sent:,} calls answered; {held:.0f} MiB before, growth after each of {rounds} parts: {_spread(grown)}"
+    yield Figure("Resident memory after many calls", grown[-1], "MiB more", 16.0, "lower", None, None, None, rounds, note)
 
 
 def assignment(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
@@ -289,12 +337,15 @@ def peers(world: World, *, rounds: int, seconds: int, names: Sequence[str]) -> I
     """Other stacks on the same request and core, each with Vowpal Wabbit behind it."""
     with world.server("peers", threads=32) as server:
         for name in names:
-            with peer_server(name, folder=ROOT / ".bench" / "serving", scratch=world.folder, core=world.core) as (peer, fault):
+            with peer_server(name, folder=ROOT / ".bench" / "serving", scratch=world.folder, core=world.core, spare=world.load_core) as (
+                peer,
+                fault,
+            ):
                 yield _beside_peer(world, server, name, peer, fault, rounds=rounds, seconds=seconds)
 
 
 def _beside_peer(world: World, server: Any, name: str, peer: Peer | None, fault: str, *, rounds: int, seconds: int) -> Figure:
-    title, target = f"Select beside {name}", PEERS[name].target
+    title, target = f"Select beside {name}", NATIVE_TARGETS.get(name, PEERS[name].target) if world.front == "native" else PEERS[name].target
     if peer is None:
         return Figure(title, 0.0, "requests/s", target, "higher", name, None, None, 0, fault)
     ratios, mine, theirs = [], [], []
@@ -321,13 +372,15 @@ def main() -> None:
     parser.add_argument("--only", default="throughput,open,assign,restarts,reloads,peers", help="parts to run, separated by commas")
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds")
     parser.add_argument("--seconds", type=int, default=3, help="length of one load, seconds")
+    parser.add_argument("--calls", type=int, default=10_000_000, help="calls of the part `memory`, in --rounds parts")
     parser.add_argument("--no-peers", action="store_true", help="install and run no peers")
     parser.add_argument("--front", default="grpcio", choices=("grpcio", "native"), help="what takes our calls")
     parser.add_argument("--peers", default=",".join(PEERS), help="peers to install and run, separated by commas")
     given = parser.parse_args()
     beside = functools.partial(peers, names=given.peers.split(","))
     parts: dict[str, Any] = {"throughput": throughput, "open": latency, "assign": assignment, "peers": beside}
-    parts |= {"fixed": fixed_rate, "restarts": restarts, "reloads": reloads}
+    parts |= {"fixed": fixed_rate, "alone": alone, "restarts": restarts, "reloads": reloads}
+    parts["memory"] = functools.partial(memory, calls=given.calls)
     with tempfile.TemporaryDirectory() as scratch:
         world = world_in(Path(scratch), front=given.front)
         for part in given.only.split(","):

@@ -18,18 +18,28 @@ with atheris.instrument_imports(include=["serving", "protos", "bandits.snapshots
 
     from bandits.errors import BanditsError
     from bandits.snapshots import decode_manifest
+    from protos.events_pb2 import CandidateSet
     from protos.framing import records
-    from protos.policy_pb2 import SelectRequest
+    from protos.policy_pb2 import Context, SelectRequest
     from protos.task import TaskFile
+    from serving.alike import read_alike
     from serving.errors import RequestRefused
     from serving.plain import PlainReaders, PlainRequest
     from serving.tasks import parse_rules
     from serving.validate import validate
+    from serving.wire import length_delimited
 
 _FEATURES = {"context": [{"name": "weights", "size": 3}, {"name": "word", "type": "category", "buckets": 8}], "actions": list("abcde")}
 _SECTIONS = {"features": _FEATURES, "policy": {"name": "uniform"}}
 _RULES = parse_rules(TaskFile(name="shop", tenant="default", sections=_SECTIONS, digest="0" * 64))
 _READERS = PlainReaders({_RULES.key: SimpleNamespace(rules=_RULES)}, new_request_id=lambda: "drawn")
+
+
+_CONTEXT = Context(packed=bytes(4 * _RULES.context_size), schema_digest=_RULES.schema_digest)
+_CHOICE = CandidateSet(actions=["a", "b", "c"])
+_PLAIN = SelectRequest(
+    task="shop", unit_id="unit", request_id="own", context=_CONTEXT, candidates=_CHOICE, slate_size=2
+).SerializeToString()
 
 
 def read_both_ways(data: bytes) -> None:
@@ -42,6 +52,21 @@ def read_both_ways(data: bytes) -> None:
         assert found.selection.candidates.actions == wanted.candidates.actions, found
 
 
+def read_together(data: bytes) -> None:
+    """Requests that are read as alike are what each of them is by itself. The data stands among others: changed by it, byte by byte."""
+    changed = bytes(own ^ other for own, other in zip(_PLAIN, data.ljust(len(_PLAIN), b"\0"), strict=False)) + data[len(_PLAIN) :]
+    batch = b"".join(length_delimited(b"\x0a", body) for body in (_PLAIN, _PLAIN, changed, _PLAIN, _PLAIN))
+    found = read_alike(_READERS, batch)
+    if found is not None:
+        for place, one in enumerate(_READERS.batch(batch)):
+            assert isinstance(one, PlainRequest), one
+            own = (found.units[place].decode(), found.contexts[place], found.features[place])
+            assert own == (one.selection.unit_id, one.selection.context, one.selection.features), one
+            assert one.selection.slate_size == found.first.slate_size, one
+            assert one.selection.candidates.actions == found.first.candidates.actions, one
+            assert not found.request_ids or found.request_ids[place].decode() == one.selection.request_id, one
+
+
 class Target(NamedTuple):
     """What is given bytes, and what it may raise."""
 
@@ -52,6 +77,7 @@ class Target(NamedTuple):
 TARGETS = {
     "requests": Target(lambda data: validate(SelectRequest.FromString(data), _RULES), (DecodeError, RequestRefused)),
     "plain": Target(read_both_ways, (DecodeError,)),
+    "alike": Target(read_together, ()),
     "manifests": Target(lambda data: decode_manifest(hashlib.sha256(data).hexdigest(), data), (BanditsError,)),
     "records": Target(lambda data: list(records(data, base=0, whole=True)), ()),
 }

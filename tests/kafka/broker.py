@@ -23,7 +23,7 @@ from typing import NamedTuple
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-__all__ = ["Cluster", "missing", "running"]
+__all__ = ["PASSWORD", "USER", "Cluster", "missing", "running"]
 
 HERE = Path(__file__).resolve().parent
 JARS = HERE.parents[1] / ".kafka" / "lib"
@@ -32,24 +32,37 @@ READY_S, STOP_S = 60.0, 30.0
 JAVA = ("java", "-Xmx384m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
 
 
+# Who may come in by the secured listener.
+USER, PASSWORD = "joiner", "of decisions"
+_STORE_PASSWORD = "nothing to hide"
+
+
 class Ports(NamedTuple):
     """What a node listens on."""
 
     clients: int
     controllers: int
+    secured: int
 
 
 class Cluster:
-    """Running nodes; `bootstrap` is their address. Nodes are numbered from 1."""
+    """Running nodes; `bootstrap` is their address. Nodes are numbered from 1.
 
-    def __init__(self, folder: Path, *, nodes: int) -> None:
-        self._folder, self._ports = folder, [Ports(*two) for two in zip(*[iter(_free_ports(2 * nodes))] * 2, strict=True)]
+    With `secured` there is a listener beside, at `secured_bootstrap`: SASL_SSL, PLAIN, USER and PASSWORD, certificate in `ca_file`.
+    """
+
+    def __init__(self, folder: Path, *, nodes: int, secured: bool = False) -> None:
+        self._folder, self._ports = folder, [Ports(*three) for three in zip(*[iter(_free_ports(3 * nodes))] * 3, strict=True)]
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self.bootstrap = ",".join(f"localhost:{port.clients}" for port in self._ports)
+        self.secured_bootstrap, self.ca_file = ",".join(f"localhost:{port.secured}" for port in self._ports), folder / "ca.pem"
+        if secured:
+            _make_certificate(folder, self.ca_file)
         cluster_id = _java("kafka.tools.StorageTool", "random-uuid").stdout.split()[-1]
         for node in self.nodes:
             path = folder / f"node{node}.properties"
-            path.write_text("\n".join(_properties(node, self._ports, folder)) + "\n")
+            lines = _properties(node, self._ports, folder)
+            path.write_text("\n".join(_secured(lines, self._ports[node - 1], folder) if secured else lines) + "\n")
             _java("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(path))
 
     @property
@@ -100,11 +113,11 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running(*, nodes: int = 1, folder: Path | None = None) -> Iterator[Cluster]:
+def running(*, nodes: int = 1, folder: Path | None = None, secured: bool = False) -> Iterator[Cluster]:
     """A cluster that is ready, and is gone afterwards. Without a folder its data is too."""
     fetch_jars()
     own = folder or Path(tempfile.mkdtemp(prefix="kafka-"))
-    cluster = Cluster(own, nodes=nodes)
+    cluster = Cluster(own, nodes=nodes, secured=secured)
     try:
         for node in cluster.nodes:
             cluster.start(node)
@@ -141,7 +154,7 @@ def fetch_jars() -> None:
 
 
 def _properties(node: int, ports: Sequence[Ports], folder: Path) -> list[str]:
-    clients, controllers = ports[node - 1]
+    clients, controllers, _ = ports[node - 1]
     copies, in_sync = (3, 2) if len(ports) >= 3 else (1, 1)
     voters = ",".join(f"{number}@localhost:{port.controllers}" for number, port in enumerate(ports, 1))
     return [
@@ -168,6 +181,29 @@ def _properties(node: int, ports: Sequence[Ports], folder: Path) -> list[str]:
         "group.initial.rebalance.delay.ms=0",
         "group.min.session.timeout.ms=1000",
     ]
+
+
+def _secured(lines: Sequence[str], ports: Ports, folder: Path) -> list[str]:
+    """The properties with the secured listener beside."""
+    address, login = f",SECURED://localhost:{ports.secured}", "org.apache.kafka.common.security.plain.PlainLoginModule"
+    behind = {"listeners=": address, "advertised.listeners=": address, "listener.security.protocol.map=": ",SECURED:SASL_SSL"}
+    own = "listener.name.secured."
+    return [
+        *(line + next((more for key, more in behind.items() if line.startswith(key)), "") for line in lines),
+        f"{own}sasl.enabled.mechanisms=PLAIN",
+        f'{own}plain.sasl.jaas.config={login} required user_{USER}="{PASSWORD}";',
+        f"{own}ssl.keystore.location={folder / 'node.p12'}",
+        f"{own}ssl.keystore.type=PKCS12",
+        f"{own}ssl.keystore.password={_STORE_PASSWORD}",
+    ]
+
+
+def _make_certificate(folder: Path, ca_file: Path) -> None:
+    """A key and a certificate of localhost, which signs itself."""
+    store = ("-alias", "node", "-keystore", str(folder / "node.p12"), "-storetype", "PKCS12", "-storepass", _STORE_PASSWORD)
+    make = ("-genkeypair", "-keyalg", "RSA", "-dname", "CN=localhost", "-ext", "san=dns:localhost", "-validity", "30")
+    for command in ([*make, *store], ["-exportcert", "-rfc", "-file", str(ca_file), *store]):
+        subprocess.run(["keytool", *command], check=True, capture_output=True)
 
 
 def _free_ports(count: int) -> list[int]:

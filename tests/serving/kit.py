@@ -83,7 +83,8 @@ def records_of(log: Path) -> list[Any]:
 @contextlib.contextmanager
 def serving_from(folder: Path, tasks: Path, **settings: Any) -> Iterator[Server]:
     """A server of this process, on a store and logs below `folder`."""
-    config = ServerConfig(address="127.0.0.1:0", **{"poll_s": 0.02, "heartbeat_s": 3600.0, "drain_grace_s": 1.0, **settings})
+    given = {"address": "127.0.0.1:0", "poll_s": 0.02, "heartbeat_s": 3600.0, "drain_grace_s": 1.0}
+    config = ServerConfig(**{**given, **settings})
     server = Server(config, tasks=load_tasks(tasks), store=folder / "store", logs=folder / "logs")
     try:
         server.start()

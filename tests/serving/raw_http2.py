@@ -9,7 +9,19 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple
 
-__all__ = ["CONTINUATION", "DATA", "END_HEADERS", "END_STREAM", "GOAWAY", "HEADERS", "RST_STREAM", "Frame", "RawConnection", "call_headers"]
+__all__ = [
+    "CONTINUATION",
+    "DATA",
+    "END_HEADERS",
+    "END_STREAM",
+    "GOAWAY",
+    "HEADERS",
+    "RST_STREAM",
+    "SETTINGS",
+    "Frame",
+    "RawConnection",
+    "call_headers",
+]
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
@@ -60,8 +72,10 @@ class RawConnection:
         """The frames that come, until the peer closes or resets the connection."""
         try:
             while (head := self._read(9)) is not None:
-                size = int.from_bytes(head[:3], "big")
-                yield Frame(head[3], head[4], int.from_bytes(head[5:], "big"), self._read(size) or b"")
+                frame = Frame(head[3], head[4], int.from_bytes(head[5:], "big"), self._read(int.from_bytes(head[:3], "big")) or b"")
+                if frame.kind == PING and not frame.flags & ACK:
+                    self.send(PING, frame.payload, flags=ACK)
+                yield frame
         except ConnectionError:
             return
 

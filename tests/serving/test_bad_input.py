@@ -1,5 +1,6 @@
 """The bad-input matrix over the wire: each cell has its exact code and field, nothing is logged, and the server serves on."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from protos.policy_pb2 import CandidateFeatures, Context, FeatureValue, SelectRe
 from serving import errors
 from serving.calls import CallHandler, status_of
 from serving.client import PolicyClient, error_of
-from serving.errors import NotFound, RequestRefused, ServerFault, ServingError, SnapshotNotServed
+from serving.config import ServerConfig
+from serving.errors import DeadlineExceeded, NotFound, RequestRefused, ServerFault, ServingError, SnapshotNotServed
 from serving.server import Server
 from tests.serving.kit import FRONTS, records_of, select_request, serving_from
 
@@ -207,7 +209,7 @@ def test_a_log_that_is_closed_is_unavailable_and_nothing_else_is(server: Server,
     finally:
         guard.reason, guard._next_s = "", 0.0
         # As the next append does, or the next heartbeat: here nothing may stand in the log.
-        with server._log_health.watched():
+        with server._log_health["decisions"].watched():
             pass
 
 
@@ -221,6 +223,13 @@ def test_reflection_is_off(channel: grpc.Channel) -> None:
 def test_a_batch_has_one_to_1024_requests(caller: PolicyClient, requests: int) -> None:
     with pytest.raises(RequestRefused) as caught:
         caller.send_select_batch([SelectRequest(request_id="r")] * requests)
+    assert caught.value.field == "requests"
+
+
+def test_no_more_of_a_batch_than_32_ask_for_reasons(caller: PolicyClient, shop: TaskPolicy) -> None:
+    """Each decides a row a feature: a thousand would hold everybody else up for seconds."""
+    with pytest.raises(RequestRefused, match="ask for reasons") as caught:
+        caller.send_select_batch([select_request(shop, explain=True)] * 33)
     assert caught.value.field == "requests"
 
 
@@ -338,6 +347,21 @@ def test_every_error_has_a_status_and_comes_back_as_its_kind(kind: type[ServingE
 def test_every_foreign_status_becomes_an_error_of_the_tree() -> None:
     for code in grpc.StatusCode:
         assert isinstance(error_of(Failed(code, "text"), address="here:1"), ServingError)
+
+
+class TenDays:
+    """A call whose caller waits for ten days."""
+
+    def time_remaining(self) -> float:
+        return 864_000.0
+
+
+def test_the_longest_wait_is_a_second_whatever_the_caller_says() -> None:
+    cap_s = ServerConfig().deadline_cap_s
+    handler = CallHandler({}, deadline_cap_s=cap_s, max_streams=1, new_error_id=lambda: "the-id")
+    handler._check_wait(time.monotonic() - 0.5, TenDays())
+    with pytest.raises(DeadlineExceeded, match=r"deadline_cap_s is 1\.0"):
+        handler._check_wait(time.monotonic() - 1.001, TenDays())
 
 
 def test_a_bug_is_an_opaque_id_outside_and_its_text_inside(caplog: pytest.LogCaptureFixture) -> None:

@@ -19,7 +19,7 @@ from protos.policy_pb2_grpc import PolicyServiceStub
 from serving.client import error_of
 from serving.errors import Unavailable
 from serving.server import Server
-from tests.serving.kit import records_of, select_request, serving_from
+from tests.serving.kit import FRONTS, records_of, select_request, serving_from
 from tests.serving.test_decision_log import files_limited_to
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -66,10 +66,10 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, tasks: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=FRONTS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tasks: Path) -> Iterator[Server]:
     """One server for all faults: each finds it as healthy as the first did."""
-    with serving_from(tmp_path_factory.mktemp("disk"), tasks, sync_ms=0.1) as running:
+    with serving_from(tmp_path_factory.mktemp("disk"), tasks, front=request.param, sync_ms=0.1) as running:
         yield running
 
 
@@ -83,6 +83,11 @@ def broken(fault: Fault) -> Iterator[None]:
 def health(server: Server, service: str = "") -> int:
     with grpc.insecure_channel(server.address) as channel:
         return int(health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status)
+
+
+def blocked(server: Server, log: str) -> float | None:
+    """What Prometheus is told of a log."""
+    return server.metrics.registry.get_sample_value("slateloop_log_blocked", {"log": log})
 
 
 class Caller:
@@ -139,8 +144,9 @@ def test_nothing_is_acknowledged_while_the_disk_is_broken_and_all_is_well_when_i
         with broken(FAULTS[name]):
             assert "log: decisions" in caller.refused()
             assert health(server) == health(server, "shop") == NOT_SERVING
+            assert (blocked(server, "decisions"), blocked(server, "feedback")) == (1.0, 0.0)
         acknowledged += [answer.decision_id for answer in caller.answers()]
-        assert health(server) == health(server, "shop") == SERVING
+        assert health(server) == health(server, "shop") == SERVING and blocked(server, "decisions") == 0.0
     items = records_of(log)
     logged = {Event.FromString(item.payload).decision.decision_id for item in items if isinstance(item, Record)}
     assert len(acknowledged) > 1 and set(acknowledged) <= logged
@@ -148,12 +154,16 @@ def test_nothing_is_acknowledged_while_the_disk_is_broken_and_all_is_well_when_i
 
 
 def test_a_disk_without_room_for_a_new_file_is_the_same(server: Server, shop: TaskPolicy) -> None:
+    event = Event(reward=Reward(event_id="e", task="shop", unit_id="u", name="n", value=0.0, event_time_us=1))
     with calling(server, shop) as caller:
         with files_limited_to(0):
             assert "log: decisions" in caller.refused() and health(server) == NOT_SERVING
             with pytest.raises(Unavailable, match="log: feedback"):
-                caller.feed(Event(reward=Reward(event_id="e", task="shop", unit_id="u", name="n", value=0.0, event_time_us=1)))
+                caller.feed(event)
+            assert blocked(server, "feedback") == 1.0
         assert caller.select().logged and health(server) == SERVING
+        caller.feed(event)
+        assert (blocked(server, "decisions"), blocked(server, "feedback")) == (0.0, 0.0)
 
 
 def test_an_idle_server_sees_by_its_heartbeats_that_the_disk_was_mended(server: Server, shop: TaskPolicy) -> None:
@@ -165,8 +175,10 @@ def test_an_idle_server_sees_by_its_heartbeats_that_the_disk_was_mended(server: 
     assert health(server) == SERVING
 
 
-def test_where_fallbacks_are_wished_they_are_flagged_and_the_server_goes_on_serving(tasks: Path, tmp_path: Path, shop: TaskPolicy) -> None:
-    with serving_from(tmp_path, tasks, on_log_full="fallback") as server, calling(server, shop) as caller:
+def test_where_fallbacks_are_wished_they_are_flagged_and_the_server_goes_on_serving(
+    tasks: Path, tmp_path: Path, shop: TaskPolicy, front: str
+) -> None:
+    with serving_from(tmp_path, tasks, front=front, on_log_full="fallback") as server, calling(server, shop) as caller:
         with broken(FAULTS["full"]):
             answers = [caller.select() for _ in range(3)]
             assert health(server) == SERVING

@@ -249,6 +249,23 @@ def test_a_bug_in_one_of_many_waiting_requests_is_nobody_elses() -> None:
     assert isinstance(waiting[1].outcome, Raised) and isinstance(waiting[1].outcome.error, ZeroDivisionError)
 
 
+def test_who_has_led_is_answered_and_the_first_that_waits_leads_on() -> None:
+    """One comes while the first is decided: the first does not wait for its answer."""
+    gathering: Gathering[int, int]
+
+    def doubled(numbers: Sequence[int]) -> list[int]:
+        if numbers == [1]:
+            gathering._queue.append(late)
+        return [2 * number for number in numbers]
+
+    gathering, late = Gathering(doubled, most=8, common=LogUnavailable), _Waiting[int, int](5)
+    assert gathering.answer(1) == 2
+    assert late.leads and not late.done.locked() and gathering._leading.locked()
+    late.done.acquire()
+    gathering._lead()
+    assert late.outcome == 10 and not late.done.locked() and not gathering._leading.locked()
+
+
 def test_gathered_requests_get_their_own_answers() -> None:
     sizes: list[int] = []
 

@@ -1,5 +1,7 @@
 """The native front end by itself: batches, limits, and callers that mean harm. What it has in common with grpcio is tested with that."""
 
+import contextlib
+import itertools
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -14,14 +16,27 @@ from bandits.config import TaskPolicy
 from bandits.first import ensure_champion
 from bandits.store import Store
 from protos.events_pb2 import Event
-from protos.policy_pb2 import SelectRequest
+from protos.policy_pb2 import GetPolicyRequest, SelectRequest
+from protos.task import load_tasks
 from serving import engine, native
 from serving.calls import Arrived, CallHandler
 from serving.client import PolicyClient
+from serving.config import ServerConfig
 from serving.errors import RequestRefused, ServerFault
 from serving.server import Server
 from tests.serving.kit import FRONTS, native_only, records_of, select_request, serving_from
-from tests.serving.raw_http2 import CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, RawConnection, call_headers
+from tests.serving.raw_http2 import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    RST_STREAM,
+    SETTINGS,
+    RawConnection,
+    call_headers,
+)
 
 pytestmark = native_only
 SELECT = "/slateloop.v1.PolicyService/Select"
@@ -97,12 +112,17 @@ def calls_of(address: str, requests: list[SelectRequest]) -> tuple[list[Any], Ca
 
 def wait_until_running(server: Server, count: int) -> None:
     """Returns when so many calls run or wait; a counter of the front tells."""
+    wait_until(lambda: server._grpc._front.running >= count)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Returns when something holds."""
     turn = threading.Event()
     for _ in range(3_000):
-        if server._grpc._front.running >= count:
+        if holds():
             return
         turn.wait(0.01)
-    raise AssertionError(f"{server._grpc._front.running} calls run, not {count}")
+    raise AssertionError("not within half a minute")
 
 
 def test_calls_that_come_while_a_batch_is_decided_are_the_next_batch(
@@ -141,11 +161,13 @@ def test_a_request_that_breaks_the_engine_breaks_it_for_nobody_else(
         return decide(asked)
 
     monkeypatch.setattr("serving.engine.decide", breaking)
-    calls, close = calls_of(server.address, [select_request(shop, unit=unit, request_id=unit) for unit in ("a", "poison", "b")])
+    # Explained, they are the engine's to answer.
+    asked = [select_request(shop, unit=unit, request_id=unit, explain=True) for unit in ("a", "poison", "b")]
+    calls, close = calls_of(server.address, asked)
     assert [call.code() for call in calls] == [grpc.StatusCode.OK, grpc.StatusCode.INTERNAL, grpc.StatusCode.OK]
     close()
     with PolicyClient(server.address) as caller, pytest.raises(ServerFault) as caught:
-        caller.send_select(select_request(shop, unit="poison", request_id="again"))
+        caller.send_select(select_request(shop, unit="poison", request_id="again", explain=True))
     assert "secret" not in str(caught.value)
 
 
@@ -208,6 +230,61 @@ def test_a_message_that_never_comes_gives_its_place_back(tmp_path: Path, tasks: 
         assert b"deadline_cap_s" in headers_of(connection, 1) or slow._grpc._front.running == 0
 
 
+def test_a_stream_that_never_begins_gives_its_place_back(tmp_path: Path, tasks: Path) -> None:
+    with serving_from(tmp_path, tasks, front="native", deadline_cap_s=0.05, max_concurrent_rpcs=1) as slow:
+        for method in ("Feedback", "SelectBatch"):
+            with RawConnection(slow.address) as connection:
+                connection.send(HEADERS, call_headers(f"/slateloop.v1.PolicyService/{method}"), flags=END_HEADERS, stream=1)
+                assert headers_of(connection, 1)
+        wait_until(lambda: slow._grpc._front.running == 0)
+
+
+def test_messages_that_come_at_once_hold_no_more_memory_than_they_may(tmp_path: Path, tasks: Path) -> None:
+    """Sixteen of the largest may wait for their ends; who is one too many is refused, and nobody else."""
+    with (
+        serving_from(tmp_path, tasks, front="native", max_message_bytes=1 << 10, deadline_cap_s=30.0) as small,
+        RawConnection(small.address) as connection,
+    ):
+        for stream in range(1, 42, 2):
+            connection.send(HEADERS, call_headers(SELECT), flags=END_HEADERS, stream=stream)
+            connection.send(DATA, framed(bytes(1 << 10))[:1000], stream=stream)
+        refused = (frame.stream for frame in connection.frames() if frame.kind == HEADERS)
+        assert list(itertools.islice(refused, 5)) == [33, 35, 37, 39, 41]
+        assert small._grpc._front.running == 16
+
+
+def test_a_stream_that_is_open_at_the_end_keeps_no_thread(tmp_path: Path, tasks: Path, shop: TaskPolicy) -> None:
+    with serving_from(tmp_path, tasks, front="native", drain_grace_s=0.0) as running, grpc.insecure_channel(running.address) as channel:
+        more = threading.Event()
+        requests = itertools.chain([select_request(shop).SerializeToString()], iter(more.wait, True))
+        answers = channel.stream_stream("/slateloop.v1.PolicyService/SelectStream")(requests)
+        assert next(answers)
+        running.drain()
+        ending = threading.Thread(target=running._grpc._pool.shutdown)
+        ending.start()
+        ending.join(20.0)
+        more.set()
+        assert not ending.is_alive()
+
+
+@pytest.mark.slow
+def test_a_caller_that_takes_no_answer_is_let_go(server: Server) -> None:
+    """Its window is shut; after twenty seconds its place is free."""
+    with RawConnection(server.address, timeout_s=60.0) as connection:
+        connection.send(SETTINGS, struct.pack(">HI", 4, 0))
+        connection.send(HEADERS, call_headers("/slateloop.v1.PolicyService/GetPolicy"), flags=END_HEADERS, stream=1)
+        connection.send(DATA, framed(GetPolicyRequest(task="shop").SerializeToString()), flags=END_STREAM, stream=1)
+        assert any(frame.kind == RST_STREAM and frame.stream == 1 for frame in connection.frames())
+
+
+def test_the_stages_of_batches_are_measured(server: Server, shop: TaskPolicy) -> None:
+    with PolicyClient(server.address) as caller:
+        assert caller.send_select(select_request(shop)).logged
+    for stage in ("wait", "answer", "send"):
+        counted = server.metrics.registry.get_sample_value("slateloop_front_seconds_count", {"stage": stage})
+        assert counted is not None and counted >= 1
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"\0\0\0", framed(b"")[:-1], framed(b"x")[:-1], b"\x02" + framed(b"")[1:], framed(b"") * 2],
@@ -246,29 +323,94 @@ def test_a_second_start_is_refused(server: Server) -> None:
         server._grpc._front.start()
 
 
-@pytest.mark.parametrize("signed", [True, False], ids=["client certificate", "any client"])
-def test_tls_is_spoken_where_it_is_bound_and_whom_it_takes(server: Server, signed: bool) -> None:
-    """The front alone, with an answerer that echoes."""
-    authority = trustme.CA()
-    own, caller = authority.issue_cert("localhost"), authority.issue_cert("caller@example.org")
-    chain, key = b"".join(part.bytes() for part in own.cert_chain_pems), own.private_key_pem.bytes()
+class Files:
+    """Certificates as they would stand in files, which a test exchanges."""
+
+    def __init__(self, authority: trustme.CA, *, clients: trustme.CA | None = None) -> None:
+        self.clients = clients
+        self.pem = self.signed_by(authority)
+        self._next: Any = None
+
+    def signed_by(self, authority: trustme.CA) -> tuple[bytes, bytes, bytes | None]:
+        own = authority.issue_cert("localhost")
+        chain = b"".join(part.bytes() for part in own.cert_chain_pems)
+        return chain, own.private_key_pem.bytes(), self.clients.cert_pem.bytes() if self.clients else None
+
+    def exchange(self, pem: Any) -> None:
+        self._next = pem
+
+    def changed(self) -> Any:
+        found, self._next = self._next, None
+        return found
+
+
+@contextlib.contextmanager
+def encrypted(tasks: Path, folder: Path, files: Files) -> Iterator[tuple[Server, int]]:
+    """A server, and a second port of it that is encrypted."""
+    config = ServerConfig(address="127.0.0.1:0", front="native", heartbeat_s=3600.0, drain_grace_s=1.0)
+    server = Server(config, tasks=load_tasks(tasks), store=folder / "store", logs=folder / "logs")
+    port = server._grpc.add_secure_port("localhost:0", files)
+    try:
+        server.start()
+        yield server, port
+    finally:
+        server.drain()
+
+
+def answered(port: int, shop: TaskPolicy, trusted: trustme.CA, *, signed_by: trustme.CA | None = None) -> bool:
+    """One call on a connection of its own: true = answered, false = the connection was refused."""
+    own: dict[str, bytes] = {}
+    if signed_by is not None:
+        caller = signed_by.issue_cert("caller@example.org")
+        own = {"private_key": caller.private_key_pem.bytes(), "certificate_chain": caller.cert_chain_pems[0].bytes()}
+    credentials = grpc.ssl_channel_credentials(trusted.cert_pem.bytes(), **own)
+    options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
+    with grpc.secure_channel(f"localhost:{port}", credentials, options=options) as channel:
+        try:
+            return bool(channel.unary_unary(SELECT)(select_request(shop).SerializeToString(), timeout=20))
+        except grpc.RpcError as error:
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            return False
+
+
+def test_with_tls_who_trusts_the_authority_is_answered_and_plain_text_is_not(tmp_path: Path, tasks: Path, shop: TaskPolicy) -> None:
+    authority, clients = trustme.CA(), trustme.CA()
+    with encrypted(tasks, tmp_path, Files(authority, clients=clients)) as (_, port):
+        assert answered(port, shop, authority, signed_by=clients)
+        assert not answered(port, shop, authority) and not answered(port, shop, authority, signed_by=trustme.CA())
+        assert not answered(port, shop, trustme.CA(), signed_by=clients)
+        with grpc.insecure_channel(f"localhost:{port}") as channel, pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(SELECT)(b"", timeout=20)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_new_certificate_is_taken_without_a_restart_and_a_broken_one_changes_nothing(
+    tmp_path: Path, tasks: Path, shop: TaskPolicy
+) -> None:
+    first, second = trustme.CA(), trustme.CA()
+    files = Files(first)
+    with encrypted(tasks, tmp_path, files) as (server, port):
+        for broken in ((b"no certificate", files.pem[1], None), (files.pem[0], files.signed_by(first)[1], None)):
+            files.exchange(broken)
+            server._grpc.look(files)
+            assert answered(port, shop, first)
+        files.exchange(files.signed_by(second))
+        server._grpc.look(files)
+        assert answered(port, shop, second) and not answered(port, shop, first)
+
+
+@pytest.mark.parametrize("limit", [{"max_idle_s": 0.05}, {"max_age_s": 0.05}], ids=["idle", "old"])
+def test_a_connection_that_is_idle_or_old_is_closed_without_an_error(limit: dict[str, float], server: Server) -> None:
     about: dict[str, Any] = {"max_message_bytes": 1 << 20, "max_metadata_bytes": 1 << 14, "max_concurrent_rpcs": 8, "deadline_cap_s": 5.0}
-    front = native.front().Front(gathered="/a.B/Echo", most=8, with_metadata=False, **about)
-    clients = authority.cert_pem.bytes() if signed else None
-    port = front.bind("localhost:0", tls=(chain, key, clients))
+    front = native.front().Front(gathered="/a.B/Echo", most=8, with_metadata=False, **about, **limit)
+    port = front.bind("127.0.0.1:0")
     thread = threading.Thread(target=front.run, args=(lambda messages, *_: messages, print))
     thread.start()
     front.start()
-    certificate = {"private_key": caller.private_key_pem.bytes(), "certificate_chain": caller.cert_chain_pems[0].bytes()} if signed else {}
-    with grpc.secure_channel(f"localhost:{port}", grpc.ssl_channel_credentials(authority.cert_pem.bytes(), **certificate)) as channel:
+    with RawConnection(f"127.0.0.1:{port}") as connection:
+        assert goaway_of(connection) == NO_ERROR
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         assert channel.unary_unary("/a.B/Echo")(b"said", timeout=20) == b"said"
-    strangers = [grpc.insecure_channel(f"localhost:{port}")]
-    if signed:
-        strangers.append(grpc.secure_channel(f"localhost:{port}", grpc.ssl_channel_credentials(authority.cert_pem.bytes())))
-    for channel in strangers:
-        with channel, pytest.raises(grpc.RpcError) as caught:
-            channel.unary_unary("/a.B/Echo")(b"said", timeout=20)
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     front.stop(1.0)
     thread.join()
 

@@ -19,7 +19,7 @@ from protos.framing import Damage, Record, frame, records
 from protos.policy_pb2 import AssignRequest, Context, FeedbackRequest, GetPolicyRequest, SelectBatchRequest, SelectRequest
 from serving.client import PolicyClient
 from serving.server import Server
-from tests.serving.kit import publish, select_request, serving_from
+from tests.serving.kit import FRONTS, publish, select_request, serving_from
 
 ALLOWED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "ALREADY_EXISTS", "RESOURCE_EXHAUSTED"}
 METHODS: dict[str, Callable[[bytes], Any]] = {
@@ -33,9 +33,9 @@ METHODS: dict[str, Callable[[bytes], Any]] = {
 FUZZ = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, tasks: Path) -> Iterator[Server]:
-    with serving_from(tmp_path_factory.mktemp("fuzz"), tasks, max_message_bytes=1 << 16) as running:
+@pytest.fixture(scope="module", params=FRONTS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tasks: Path) -> Iterator[Server]:
+    with serving_from(tmp_path_factory.mktemp("fuzz"), tasks, front=request.param, max_message_bytes=1 << 16) as running:
         yield running
 
 

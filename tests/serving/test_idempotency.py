@@ -60,3 +60,26 @@ def test_drawn_ids_are_the_bytes_that_were_drawn_each_once() -> None:
     numbers = iter(range(10**6))
     ids = RequestIds(lambda size: b"".join(next(numbers).to_bytes(16, "big") for _ in range(size // 16)))
     assert {ids() for _ in range(512)} == {f"{number:032x}" for number in range(512)} and next(numbers) == 512
+
+
+def test_long_answers_are_forgotten_before_they_fill_the_memory() -> None:
+    memory = RequestMemory(entries=1000, answers_bytes=100)
+    keys = [("default", "task", str(number)) for number in range(20)]
+    for key in keys:
+        memory.claim(key, body=b"1")
+        memory.keep(key, answer=bytes(30))
+        memory.keep(key, answer=bytes(40))
+    assert [memory.claim(key, body=b"1") is not None for key in keys[-3:]] == [False, True, True]
+    assert memory.claim(keys[0], body=b"2") is None, "what is forgotten is new"
+
+
+def test_many_are_claimed_together_only_if_all_are_new() -> None:
+    memory = RequestMemory(entries=10)
+    keys = [("default", "task", str(number)) for number in range(3)]
+    assert not memory.claim_all([*keys, keys[0]], bodies=[b"1"] * 4)
+    memory.claim(keys[1], body=b"1")
+    assert not memory.claim_all(keys, bodies=[b"1"] * 3)
+    memory.release(keys[1])
+    assert memory.claim_all(keys, bodies=[b"1"] * 3)
+    memory.keep_all(keys, answers=[b"a", b"b", b"c"])
+    assert [memory.claim(key, body=b"1") for key in keys] == [b"a", b"b", b"c"]

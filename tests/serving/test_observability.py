@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
-from protos.policy_pb2 import SelectRequest
+from bandits.config import TaskPolicy
+from protos.policy_pb2 import GetPolicyRequest, SelectRequest
 from serving import tracing
 from serving.calls import CallHandler, Method
 from serving.errors import NotReady, RequestRefused
 from serving.observers import Observer
-from tests.serving.kit import ROOT
+from serving.server import Server
+from tests.serving.kit import ROOT, select_request
 
 NAME = "/slateloop.v1.PolicyService/Select"
 
@@ -127,6 +129,21 @@ def test_a_refusal_is_the_callers_fault_and_the_rest_are_errors(
     (span,) = provider.spans
     assert (span.attributes["rpc.grpc.status_code"], span.status, span.ended) == (number, status, 1)
     assert not span.parent.is_valid and "member-1" not in str(vars(span))
+
+
+def test_a_call_of_a_server_is_a_span_below_the_callers_on_either_front(
+    provider: KeepingProvider, start_server: Callable[..., Server], shop: TaskPolicy
+) -> None:
+    server, parent = start_server(), "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+    with grpc.insecure_channel(server.address) as channel:
+        for method, body in (("Select", select_request(shop)), ("GetPolicy", GetPolicyRequest(task="shop"))):
+            call = channel.unary_unary(f"/slateloop.v1.PolicyService/{method}")
+            assert call(body.SerializeToString(), metadata=(("traceparent", parent),), timeout=20)
+    server.drain()
+    assert [span.attributes["rpc.method"] for span in provider.spans] == ["Select", "GetPolicy"]
+    for span in provider.spans:
+        assert (span.ended, span.attributes["rpc.grpc.status_code"]) == (1, 0)
+        assert (f"{span.parent.trace_id:x}", f"{span.parent.span_id:x}") == ("a" * 32, "b" * 16)
 
 
 def test_without_an_sdk_no_span_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

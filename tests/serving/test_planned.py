@@ -1,6 +1,7 @@
 """What the native reader and writer make of plain requests is, byte for byte, what the engine makes of them."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,30 +13,35 @@ from bandits.first import ensure_champion
 from bandits.store import Store
 from protos.events_pb2 import Event
 from protos.framing import Record, records
-from protos.policy_pb2 import SelectRequest, SelectResponse
+from protos.policy_pb2 import SelectBatchRequest, SelectBatchResponse, SelectRequest, SelectResponse
 from protos.task import TaskFile
 from serving.decision_log import decision_payloads
 from serving.engine import Engine
 from serving.errors import LogUnavailable
 from serving.idempotency import RequestMemory
 from serving.observers import Observer
-from serving.planned import Planned
+from serving.planned import Planned, PlannedBatches
+from serving.servicer import results
 from serving.snapshots import SnapshotHolder
 from serving.tasks import parse_rules
 from tests.serving.kit import RANKED, TASK, native_only, promote, publish
-from tests.serving.test_plain import OTHER, PLAIN
+from tests.serving.test_plain import OTHER, PLAIN, request
 
 pytestmark = native_only
 NOW_US = 1_700_000_000_000_000
 WITH_FEATURES = {**TASK, "task": "both", "features": {**TASK["features"], "action": [{"name": "price", "default": 2.0}]}}
 WITH_FEATURES |= {"policy": RANKED["policy"]}
-# Those of the tasks that run here; without a request id, which the planner leaves to Python.
+# A task whose members keep their draws.
+STICKY = {**TASK, "task": "sticky", "policy": {**TASK["policy"], "draw_by": "unit+epoch", "epoch": 7}}
+# Those of the tasks that run here.
 HERE = [name for name in (*PLAIN, *OTHER) if {**PLAIN, **OTHER}[name]().task in ("shop", "both")]
 
 
-def body(name: str) -> bytes:
+def body(name: str, **changes: Any) -> bytes:
     message = {**PLAIN, **OTHER}[name]()
     message.ClearField("request_id")
+    for field, value in changes.items():
+        setattr(message, field, value)
     return message.SerializeToString()
 
 
@@ -46,7 +52,7 @@ class World:
         from slateloop_front import Planner
 
         self.holders, self.stores = {}, {}
-        for content in (TASK, WITH_FEATURES):
+        for content in (TASK, WITH_FEATURES, STICKY):
             file = TaskFile(
                 name=content["task"], tenant="default", digest="0" * 64, sections={key: content[key] for key in content if key != "task"}
             )
@@ -59,8 +65,13 @@ class World:
         self.framed: list[bytes] = []
         about: dict[str, Any] = {"holders": self.holders, "new_request_id": lambda: "drawn", "memory": RequestMemory(entries=0)}
         self.engine = Engine(append=self.bodies.extend, **about)
+        self.memory = RequestMemory(entries=100)
         self.planned = Planned(
-            Planner(), holders=self.holders, append_framed=lambda framed: self.framed.append(framed(NOW_US)), observer=Observer()
+            Planner(),
+            holders=self.holders,
+            append_framed=lambda framed: self.framed.append(framed(NOW_US)),
+            memory=self.memory,
+            observer=Observer(),
         )
 
     def by_engine(self, data: bytes, request_id: str) -> tuple[Any, list[bytes]]:
@@ -99,10 +110,88 @@ def test_a_plain_request_is_decided_as_the_engine_decides_it_and_no_other_is(nam
     assert world.agrees(body(name)) == (name in PLAIN and name != "a unit of 128 bytes")
 
 
-def test_requests_with_an_id_of_their_own_are_left_to_the_engine(world: World) -> None:
-    message = PLAIN["named candidates"]()
-    message.request_id = "r"
-    assert world.planned.answer([message.SerializeToString()]) == [None] and world.framed == []
+@pytest.mark.parametrize("request_id", ["r", "\u00e4" * 60, "x" * 127])
+def test_a_request_with_an_id_of_its_own_is_decided_as_the_engine_decides_it_and_remembered(request_id: str, world: World) -> None:
+    named = body("named candidates", request_id=request_id)
+    assert world.agrees(named)
+    answer = world.planned.answer([named])[0]
+    world.framed.clear()
+    assert world.planned.answer([named, named]) == [answer, answer] and world.framed == []
+    # Another body under the same id is the engine's to refuse.
+    assert world.planned.answer([body("named candidates", request_id=request_id, unit_id="other")]) == [None]
+
+
+def test_an_id_whose_request_met_an_error_is_free_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(framed: Any) -> None:
+        raise LogUnavailable("log: full")
+
+    with monkeypatch.context() as patched, pytest.raises(LogUnavailable):
+        patched.setattr(world.planned, "_append_framed", full)
+        world.planned.answer([body("named candidates", request_id="freed")])
+    assert world.agrees(body("named candidates", request_id="freed", unit_id="other"))
+
+
+def test_a_member_of_a_sticky_task_draws_as_the_engine_draws(world: World) -> None:
+    rules = world.holders["default", "sticky"].rules
+    for unit in ("a", "b", "\u00e4"):
+        sticky = request(rules, unit_id=unit, tenant="").SerializeToString()
+        assert world.agrees(sticky)
+        first, second = (SelectResponse.FromString(found) for found in world.planned.answer([sticky, sticky]) if found)
+        assert first.decision_id != second.decision_id and first.slots == second.slots
+
+
+@pytest.mark.parametrize("count", [1, 5, 300])
+def test_a_batch_is_answered_as_the_engine_answers_it(count: int, world: World) -> None:
+    names = [name for name in HERE if name in PLAIN]
+    messages = [body(names[at % len(names)], request_id=f"batch-{count}-{at}") for at in range(count)]
+    data = SelectBatchRequest(requests=[SelectRequest.FromString(message) for message in messages]).SerializeToString()
+    world.framed.clear()
+    world.bodies.clear()
+    ready = world.planned.read_batch(data)
+    assert ready is not None
+    answer = world.planned.answer_batch(ready)
+    expected = world.engine.answer([SelectRequest.FromString(message) for message in messages])
+    assert answer == results(expected) and len(world.framed) == 1
+    assert sorted(payloads(world.framed)) == sorted(decision_payloads(world.bodies, NOW_US))
+
+
+def test_threads_that_plan_at_the_same_time_each_get_their_own_answers(world: World) -> None:
+    """Calls of Select and of SelectBatch meet in one planner, which asks Python for what it does not know."""
+    batch = SelectBatchRequest(requests=[SelectRequest.FromString(body("named candidates"))] * 3).SerializeToString()
+
+    def both(number: int) -> bool:
+        (answer,) = world.planned.answer([body("named candidates", unit_id=f"u{number}", request_id=f"thread-{number}")])
+        ready = world.planned.read_batch(batch)
+        assert answer is not None and ready is not None
+        results_of = SelectBatchResponse.FromString(world.planned.answer_batch(ready) or b"").results
+        return SelectResponse.FromString(answer).request_id == f"thread-{number}" and len(results_of) == 3
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(both, range(64), timeout=60))
+
+
+def test_a_batch_of_which_not_all_is_plain_is_left_whole(world: World) -> None:
+    batch = SelectBatchRequest(requests=[PLAIN["named candidates"](), OTHER["explained"]()])
+    assert world.planned.read_batch(batch.SerializeToString()) is None
+    for data in (b"", b"\x0a\x03ab", b"\x12\x00"):
+        assert world.planned.read_batch(data) is None
+
+
+def test_what_the_planner_leaves_of_a_batch_is_answered_by_the_engine_and_nothing_twice(world: World) -> None:
+    sound = SelectRequest.FromString(body("named candidates"))
+    unsound = SelectRequest.FromString(body("named candidates"))
+    unsound.context.packed = b"\xff" * len(unsound.context.packed)
+    batches = PlannedBatches(
+        world.planned,
+        read=lambda data: pytest.fail("read again"),
+        answer=lambda batch: pytest.fail("answered again"),
+        answer_some=lambda messages: world.engine.answer([SelectRequest.FromString(message) for message in messages]),
+    )
+    world.framed.clear()
+    answer = batches.answer(batches.read(SelectBatchRequest(requests=[sound, unsound, sound]).SerializeToString()))
+    found = SelectBatchResponse.FromString(answer).results
+    assert [item.WhichOneof("outcome") for item in found] == ["response", "error", "response"]
+    assert found[1].error.field == "context.packed" and len(payloads(world.framed)) == 2
 
 
 @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -170,6 +259,15 @@ def test_a_snapshot_that_was_swapped_decides_from_the_next_batch_on(world: World
     assert world.agrees(body("named candidates"))
     promote(store, publish(store, holder.rules.policy, seed=3))
     assert holder.refresh() and world.agrees(body("named candidates"))
-    promote(store, publish(store, holder.rules.policy, seed=4), share=0.5)
+
+
+def test_units_are_in_the_arms_in_which_the_engine_has_them(world: World) -> None:
+    store, holder = world.stores["shop"], world.holders["default", "shop"]
+    promote(store, digest := publish(store, holder.rules.policy, seed=5), share=0.5)
     assert holder.refresh() and holder.served.challenger is not None
-    assert world.planned.answer([body("named candidates")]) == [None]
+    requests = [body("named candidates", unit_id=f"u{number}") for number in range(20)]
+    assert all(world.agrees(data) for data in requests)
+    answers = [SelectResponse.FromString(found) for found in world.planned.answer(requests) if found]
+    assert {(answer.arm, answer.arm_probability) for answer in answers} == {("champion", 0.5), ("challenger", 0.5)}
+    promote(store, digest)
+    assert holder.refresh() and holder.served.challenger is None and world.agrees(requests[0])

@@ -118,3 +118,11 @@ def test_replay_without_logs_ends_with_2(tmp_path: Path) -> None:
 def test_the_module_is_the_command() -> None:
     ended = subprocess.run([sys.executable, "-m", "serving", "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0 and all(name in ended.stdout for name in ("serve", "replay", "select", "feedback"))
+
+
+def test_no_command_waits_for_pictures_or_tables_that_it_does_not_need() -> None:
+    wanted = {"serving.commands": "matplotlib duckdb polars deltalake serving.replay serving.demo.run", "ope.__main__": "matplotlib duckdb"}
+    for module, unwanted in wanted.items():
+        code = f"import sys, {module}; print([name for name in {unwanted.split()} if name in sys.modules])"
+        ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert ended.stdout.strip() == "[]", module

@@ -20,13 +20,15 @@ from tests.serving.test_served_snapshots import flip
 UNITS = [f"unit-{number}" for number in range(40)]
 
 
-def test_units_are_dealt_by_the_pointer_and_the_log_says_so(tmp_path: Path, tasks: Path, store: Store, shop: TaskPolicy) -> None:
+def test_units_are_dealt_by_the_pointer_and_the_log_says_so(
+    tmp_path: Path, tasks: Path, store: Store, shop: TaskPolicy, front: str
+) -> None:
     first = store.champion()
     promote(store, digest := publish(store, shop, seed=1), share=0.5)
     pointer = store.champion()
     assert first is not None and pointer is not None
     wanted = {unit: assign(task="shop", unit_id=unit, split=pointer.split) for unit in UNITS}
-    with serving_from(tmp_path, tasks) as server, PolicyClient(server.address) as client:
+    with serving_from(tmp_path, tasks, front=front) as server, PolicyClient(server.address) as client:
         answers = {unit: client.send_select(select_request(shop, unit=unit)) for unit in UNITS}
         assigned = {unit: client.assign("shop", unit_id=unit) for unit in UNITS}
         pinned = client.send_select(select_request(shop, snapshot_digest=digest))

@@ -13,7 +13,8 @@ use slateloop_wire::frames::Messages;
 use slateloop_wire::headers::{encoding, is_grpc, metadata, size, timeout};
 use slateloop_wire::status::{Status, DEADLINE_EXCEEDED, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED};
 
-use crate::bridge::{converse, CallState};
+use crate::bridge::converse;
+use crate::call_state::CallState;
 use crate::connection::HANDSHAKE;
 use crate::inbox::Waiting;
 use crate::reply::{refuse, refuse_http, Reply};
@@ -26,12 +27,12 @@ pub enum Lost {
 }
 
 /// Takes a call: reads as much of it as is here, and leaves the rest to a task.
-pub async fn begin(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, shared: &Arc<Shared>) {
+pub async fn begin(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, shared: &Arc<Shared>, connection: &Arc<()>) {
     if request.method() != Method::POST || !is_grpc(request.headers()) {
         tokio::spawn(refuse_other(request.into_body(), respond));
         return;
     }
-    let (messages, ticket) = match admitted(request.headers(), shared) {
+    let (messages, ticket) = match admitted(request.headers(), shared, connection) {
         Ok(found) => found,
         Err(status) => return refuse(&mut respond, &status),
     };
@@ -61,7 +62,7 @@ async fn refuse_other(mut body: RecvStream, mut respond: SendResponse<Bytes>) {
     }
 }
 
-fn admitted(headers: &HeaderMap, shared: &Arc<Shared>) -> Result<(Messages, Ticket), Status> {
+fn admitted(headers: &HeaderMap, shared: &Arc<Shared>, connection: &Arc<()>) -> Result<(Messages, Ticket), Status> {
     let limits = &shared.limits;
     if size(headers) > limits.max_metadata_bytes {
         return Err(Status::new(RESOURCE_EXHAUSTED, format!("metadata: is too large; send at most {} bytes", limits.max_metadata_bytes)));
@@ -71,7 +72,7 @@ fn admitted(headers: &HeaderMap, shared: &Arc<Shared>) -> Result<(Messages, Tick
         status.trailers.push(("grpc-accept-encoding".into(), b"identity,gzip,deflate".to_vec()));
         return Err(status);
     };
-    let Some(ticket) = shared.ticket() else {
+    let Some(ticket) = shared.ticket(connection) else {
         let text = format!("max_concurrent_rpcs: {} calls run or wait; send fewer at once", limits.max_concurrent_rpcs);
         return Err(Status::new(RESOURCE_EXHAUSTED, text));
     };
@@ -83,14 +84,14 @@ async fn gather(
     request: Request<RecvStream>,
     mut messages: Messages,
     mut respond: SendResponse<Bytes>,
-    ticket: Ticket,
+    mut ticket: Ticket,
     shared: Arc<Shared>,
 ) {
     let arrived = Instant::now();
     let (head, mut body) = request.into_parts();
     let deadline = timeout(&head.headers).map(|left| arrived + left.min(shared.limits.deadline_cap));
     let metadata = if shared.limits.with_metadata { metadata(&head.headers) } else { Vec::new() };
-    match in_time(&mut body, &mut messages, &shared.limits).await {
+    match in_time(&mut body, &mut messages, &mut ticket, &shared.limits).await {
         Ok(message) => {
             let reply = Reply::new(respond, ticket);
             if shared.inbox.put(Waiting { message, arrived, deadline, metadata, reply }) {
@@ -103,19 +104,21 @@ async fn gather(
 }
 
 /// The only message; who sends it too slowly gives its place to others.
-async fn in_time(body: &mut RecvStream, messages: &mut Messages, limits: &Limits) -> Result<Bytes, Lost> {
-    match tokio::time::timeout(limits.deadline_cap, only_message(body, messages)).await {
+async fn in_time(body: &mut RecvStream, messages: &mut Messages, ticket: &mut Ticket, limits: &Limits) -> Result<Bytes, Lost> {
+    match tokio::time::timeout(limits.deadline_cap, only_message(body, messages, ticket)).await {
         Ok(found) => found,
-        Err(_) => {
-            let text = format!("message: has not come within {:?} (deadline_cap_s); send it whole", limits.deadline_cap);
-            Err(Lost::Refused(Status::new(DEADLINE_EXCEEDED, text)))
-        }
+        Err(_) => Err(Lost::Refused(late(limits))),
     }
 }
 
-async fn only_message(body: &mut RecvStream, messages: &mut Messages) -> Result<Bytes, Lost> {
-    let found = next_message(body, messages).await?;
-    let more = next_message(body, messages).await?;
+/// The answer to who has not sent a message in time.
+fn late(limits: &Limits) -> Status {
+    Status::new(DEADLINE_EXCEEDED, format!("message: has not come within {:?} (deadline_cap_s); send it whole", limits.deadline_cap))
+}
+
+async fn only_message(body: &mut RecvStream, messages: &mut Messages, ticket: &mut Ticket) -> Result<Bytes, Lost> {
+    let found = next_message(body, messages, ticket, 0).await?;
+    let more = next_message(body, messages, ticket, found.as_ref().map_or(0, Bytes::len)).await?;
     match (found, more) {
         (Some(message), None) => Ok(message),
         (None, _) => Err(Lost::Refused(Status::new(INVALID_ARGUMENT, "message: none came; send one"))),
@@ -123,8 +126,8 @@ async fn only_message(body: &mut RecvStream, messages: &mut Messages) -> Result<
     }
 }
 
-/// The next message of a call; None at its end.
-pub async fn next_message(body: &mut RecvStream, messages: &mut Messages) -> Result<Option<Bytes>, Lost> {
+/// The next message of a call; None at its end. `held`: bytes of its messages that came before and are held.
+pub async fn next_message(body: &mut RecvStream, messages: &mut Messages, ticket: &mut Ticket, held: usize) -> Result<Option<Bytes>, Lost> {
     loop {
         if let Some(message) = messages.next().map_err(Lost::Refused)? {
             return Ok(Some(message));
@@ -133,6 +136,9 @@ pub async fn next_message(body: &mut RecvStream, messages: &mut Messages) -> Res
             Some(Ok(data)) => {
                 let _ = body.flow_control().release_capacity(data.len());
                 messages.push(data);
+                if !ticket.hold(held + messages.len()) {
+                    return Err(Lost::Refused(Status::new(RESOURCE_EXHAUSTED, "message: too much has come at once; send it again later")));
+                }
             }
             Some(Err(_)) => return Err(Lost::Gone),
             None if messages.is_empty() => return Ok(None),

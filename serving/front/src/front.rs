@@ -9,18 +9,19 @@ use pyo3::prelude::*;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
 
-use crate::listen::{acceptor, bind, serve_all, Bound as Listening};
+use crate::listen::{bind, serve_all, Bound as Listening};
 use crate::python;
-use crate::reply::{Outcome, Reply};
+use crate::reply::Answered;
 use crate::shared::{Limits, Shared};
+use crate::tls::{Pem, Tls};
 
-/// PEM of a certificate chain, of its key, and of those who sign clients (None: clients need no certificate).
-type Tls = (Vec<u8>, Vec<u8>, Option<Vec<u8>>);
+/// Buckets (upper bound in seconds, how many lie in it or below) and sum of seconds.
+type Read = (Vec<(f64, u64)>, f64);
 
 #[derive(Default)]
 struct Stage {
     bound: Option<Listening>,
-    outbox: Option<mpsc::UnboundedReceiver<Vec<(Reply, Outcome)>>>,
+    outbox: Option<mpsc::UnboundedReceiver<Answered>>,
     io: Option<JoinHandle<()>>,
 }
 
@@ -28,6 +29,7 @@ struct Stage {
 #[pyclass(frozen)]
 pub struct Front {
     shared: Arc<Shared>,
+    tls: Arc<Tls>,
     stage: Mutex<Stage>,
     stopping: watch::Sender<Option<Duration>>,
 }
@@ -35,7 +37,8 @@ pub struct Front {
 #[pymethods]
 impl Front {
     #[new]
-    #[pyo3(signature = (*, gathered, most, max_message_bytes, max_metadata_bytes, max_concurrent_rpcs, deadline_cap_s, with_metadata))]
+    #[pyo3(signature = (*, gathered, most, max_message_bytes, max_metadata_bytes, max_concurrent_rpcs, deadline_cap_s, max_idle_s = 900.0, max_age_s = None, with_metadata))]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         gathered: String,
         most: usize,
@@ -43,26 +46,45 @@ impl Front {
         max_metadata_bytes: usize,
         max_concurrent_rpcs: usize,
         deadline_cap_s: f64,
+        max_idle_s: f64,
+        max_age_s: Option<f64>,
         with_metadata: bool,
     ) -> PyResult<Self> {
-        let deadline_cap = Duration::try_from_secs_f64(deadline_cap_s)
-            .map_err(|error| PyValueError::new_err(format!("deadline_cap_s: {deadline_cap_s} is refused ({error}); give seconds")))?;
-        let limits = Limits { gathered, most, max_message_bytes, max_metadata_bytes, max_concurrent_rpcs, deadline_cap, with_metadata };
+        let (deadline_cap, max_idle) = (seconds("deadline_cap_s", deadline_cap_s)?, seconds("max_idle_s", max_idle_s)?);
+        let max_age = max_age_s.map(|given| seconds("max_age_s", given)).transpose()?;
+        let limits = Limits {
+            gathered,
+            most,
+            max_message_bytes,
+            max_metadata_bytes,
+            max_concurrent_rpcs,
+            deadline_cap,
+            max_idle,
+            max_age,
+            with_metadata,
+        };
         let (outbox, replies) = mpsc::unbounded_channel();
         let stage = Stage { outbox: Some(replies), ..Stage::default() };
-        Ok(Front { shared: Arc::new(Shared::new(limits, outbox)), stage: Mutex::new(stage), stopping: watch::Sender::new(None) })
+        let (shared, stopping) = (Arc::new(Shared::new(limits, outbox)), watch::Sender::new(None));
+        Ok(Front { shared, tls: Arc::default(), stage: Mutex::new(stage), stopping })
     }
 
     /// Listens at "host:port" and returns the port. Nothing is answered before `start`.
     #[pyo3(signature = (address, *, shares_port = false, tls = None))]
-    fn bind(&self, address: &str, shares_port: bool, tls: Option<Tls>) -> PyResult<u16> {
-        let tls = tls.map(|(chain, key, clients)| acceptor(&chain, &key, clients.as_deref())).transpose();
-        let tls = tls.map_err(|error| PyValueError::new_err(format!("tls: {error}; give PEM files that belong together")))?;
+    fn bind(&self, address: &str, shares_port: bool, tls: Option<Pem>) -> PyResult<u16> {
+        if let Some(pem) = tls {
+            self.renew(pem)?;
+        }
         let failed = |error: std::io::Error| PyRuntimeError::new_err(format!("{address}: {error}"));
         let socket = bind(address, shares_port).map_err(failed)?;
         let port = socket.local_addr().map_err(failed)?.port();
-        self.stage().bound = Some(Listening { socket, tls });
+        self.stage().bound = Some(Listening { socket, tls: self.tls.clone() });
         Ok(port)
+    }
+
+    /// Encrypts new connections by another certificate; those that stand keep theirs. Raises ValueError, and then nothing has changed.
+    fn renew(&self, tls: Pem) -> PyResult<()> {
+        self.tls.renew(&tls).map_err(|error| PyValueError::new_err(format!("tls: {error}; give PEM files that belong together")))
     }
 
     /// Takes connections, in a thread of its own.
@@ -74,9 +96,9 @@ impl Front {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (shared, stop) = (self.shared.clone(), self.stopping.subscribe());
         let serve = move || {
-            // An address that was bound can be listened at; if not, nobody is ever answered, and health tells.
-            let _ = runtime.block_on(serve_all(bound, shared.clone(), outbox, stop));
-            shared.inbox.close();
+            // However it ends, the Python thread must not wait for more.
+            let _closing = Closing(shared.clone());
+            let _ = runtime.block_on(serve_all(bound, shared, outbox, stop));
         };
         stage.io = Some(std::thread::Builder::new().name("front-io".into()).spawn(serve)?);
         Ok(())
@@ -102,6 +124,12 @@ impl Front {
         self.shared.inbox.close();
     }
 
+    /// Of each stage of a batch, by name: how long it took. See stages.rs.
+    fn stages(&self) -> [(&'static str, Read); 3] {
+        let stages = &self.shared.stages;
+        [("wait", stages.wait.read()), ("answer", stages.answer.read()), ("send", stages.send.read())]
+    }
+
     /// Calls that run or wait now.
     #[getter]
     fn running(&self) -> usize {
@@ -112,5 +140,18 @@ impl Front {
 impl Front {
     fn stage(&self) -> std::sync::MutexGuard<'_, Stage> {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn seconds(name: &str, given: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(given).map_err(|error| PyValueError::new_err(format!("{name}: {given} is refused ({error}); give seconds")))
+}
+
+/// Closes the inbox when the I/O thread ends.
+struct Closing(Arc<Shared>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.inbox.close();
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use slateloop_wire::headers::Metadata;
 
-use crate::bridge::CallState;
+use crate::call_state::CallState;
 use crate::reply::Reply;
 
 /// A call of the gathered method that waits for its answer.

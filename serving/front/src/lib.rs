@@ -5,23 +5,29 @@
 
 mod bridge;
 mod call;
+mod call_state;
 mod connection;
 mod front;
 mod inbox;
 mod listen;
+mod plan;
 mod planner;
 mod python;
 mod reply;
 mod shared;
+mod stages;
+mod tls;
 
 use pyo3::prelude::*;
 
 #[pymodule]
 mod slateloop_front {
     #[pymodule_export]
-    use crate::bridge::Call;
+    use crate::call_state::Call;
     #[pymodule_export]
     use crate::front::Front;
     #[pymodule_export]
-    use crate::planner::{Plan, Planner};
+    use crate::plan::Plan;
+    #[pymodule_export]
+    use crate::planner::Planner;
 }

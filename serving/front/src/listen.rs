@@ -3,12 +3,8 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener, ToSocketAddrs};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -17,8 +13,9 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::connection::{serve, HANDSHAKE};
-use crate::reply::{Outcome, Reply};
+use crate::reply::Answered;
 use crate::shared::Shared;
+use crate::tls::Tls;
 
 const BACKLOG: i32 = 1024;
 // A peer that is gone without a word is noticed after about twice this.
@@ -26,10 +23,10 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 // Where no descriptor is left: until others have closed.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A socket that listens and, where it is to be encrypted, how.
+/// A socket that listens, and how its connections are encrypted.
 pub struct Bound {
     pub socket: StdListener,
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Arc<Tls>,
 }
 
 /// Listens at an address; `shared`: with others that share the port.
@@ -54,46 +51,22 @@ fn listen_at(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
     Ok(socket.into())
 }
 
-/// The TLS of a server: its certificate and key, and whose clients it takes (None: anybody's), all in PEM.
-pub fn acceptor(certificates: &[u8], key: &[u8], clients: Option<&[u8]>) -> Result<TlsAcceptor, String> {
-    let chain = pem_certificates(certificates)?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("key: {error}"))?;
-    let builder = ServerConfig::builder();
-    let builder = match clients {
-        None => builder.with_no_client_auth(),
-        Some(pem) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in pem_certificates(pem)? {
-                roots.add(certificate).map_err(|error| error.to_string())?;
-            }
-            builder.with_client_cert_verifier(WebPkiClientVerifier::builder(roots.into()).build().map_err(|error| error.to_string())?)
-        }
-    };
-    let mut config = builder.with_single_cert(chain, key).map_err(|error| error.to_string())?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
-fn pem_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| format!("certificate: {error}"))
-}
-
 /// Everything that the I/O thread does, until `stop` gives the grace for running calls.
 pub async fn serve_all(
     bound: Bound,
     shared: Arc<Shared>,
-    outbox: mpsc::UnboundedReceiver<Vec<(Reply, Outcome)>>,
+    outbox: mpsc::UnboundedReceiver<Answered>,
     mut stop: watch::Receiver<Option<Duration>>,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(bound.socket)?;
     let (draining, drain) = watch::channel(false);
-    tokio::spawn(send_replies(outbox));
+    tokio::spawn(send_replies(outbox, shared.clone()));
     tokio::spawn(wake_python(shared.clone()));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(connect(stream, bound.tls.clone(), shared.clone(), drain.clone()))),
+                Ok((stream, _)) => drop(connections.spawn(connect(stream, bound.tls.now(), shared.clone(), drain.clone()))),
                 Err(_) => sleep(PAUSE).await,
             },
             Some(_) = connections.join_next() => {}
@@ -120,11 +93,12 @@ async fn connect(stream: TcpStream, tls: Option<TlsAcceptor>, shared: Arc<Shared
     }
 }
 
-async fn send_replies(mut outbox: mpsc::UnboundedReceiver<Vec<(Reply, Outcome)>>) {
+async fn send_replies(mut outbox: mpsc::UnboundedReceiver<Answered>, shared: Arc<Shared>) {
     while let Some(batch) = outbox.recv().await {
-        for (reply, outcome) in batch {
+        for (reply, outcome) in batch.replies {
             reply.send(outcome);
         }
+        shared.stages.send.record(Instant::now().saturating_duration_since(batch.at));
     }
 }
 

@@ -7,9 +7,9 @@ use pyo3::types::{PyBytes, PyList};
 use slateloop_wire::frames::framed;
 use slateloop_wire::status::{Status, INTERNAL};
 
-use crate::bridge::Call;
+use crate::call_state::Call;
 use crate::inbox::{Other, Waiting};
-use crate::reply::{Outcome, Reply};
+use crate::reply::{Answered, Outcome, Reply};
 use crate::shared::Shared;
 
 /// Answers until the inbox is closed. `answer_all(messages, waited_s, overdue, metadata)` gives bytes, or (code, message, trailers), for each
@@ -20,9 +20,13 @@ pub fn run(py: Python<'_>, shared: &Shared, answer_all: &Bound<'_, PyAny>, begin
             hear(py, other, begin);
         }
         if !taken.waiting.is_empty() {
+            let begun = Instant::now();
+            shared.stages.wait.record(begun.saturating_duration_since(taken.waiting[0].arrived));
             let replies = answered(py, taken.waiting, answer_all, shared.limits.with_metadata);
+            let at = Instant::now();
+            shared.stages.answer.record(at - begun);
             // Nobody is left to send them where the I/O thread has ended.
-            let _ = shared.outbox.send(replies);
+            let _ = shared.outbox.send(Answered { replies, at });
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The end of a call as the wire has it.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -9,6 +11,12 @@ use crate::shared::Ticket;
 
 /// The answer to a call of one message: its bytes with their prefix, or a status.
 pub type Outcome = Result<Bytes, Status>;
+
+/// The answers to a batch, and since when they are there.
+pub struct Answered {
+    pub replies: Vec<(Reply, Outcome)>,
+    pub at: Instant,
+}
 
 /// Who waits for an answer.
 pub struct Reply {

@@ -7,7 +7,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, Notify};
 
 use crate::inbox::Inbox;
-use crate::reply::{Outcome, Reply};
+use crate::reply::Answered;
+use crate::stages::Stages;
+
+// As many messages of the largest size; of usual ones it is far more than run at once.
+const HELD_MESSAGES: usize = 16;
 
 /// The limits of a front, as the server's own config names them.
 #[derive(Clone, Debug)]
@@ -21,8 +25,18 @@ pub struct Limits {
     pub max_concurrent_rpcs: usize,
     /// Longest that a call waits for its answer to begin.
     pub deadline_cap: Duration,
+    /// A connection is closed that has had no call for so long, and any after its age once its calls have ended.
+    pub max_idle: Duration,
+    pub max_age: Option<Duration>,
     /// Does Python want the metadata of gathered calls?
     pub with_metadata: bool,
+}
+
+impl Limits {
+    /// Bytes of messages that all calls together may hold: without it, few callers with a large message each take all of the memory.
+    pub fn most_held(&self) -> usize {
+        HELD_MESSAGES * self.max_message_bytes
+    }
 }
 
 pub struct Shared {
@@ -30,20 +44,24 @@ pub struct Shared {
     pub inbox: Inbox,
     /// Told when a call came while the Python thread sleeps.
     pub arrived: Notify,
-    pub outbox: mpsc::UnboundedSender<Vec<(Reply, Outcome)>>,
+    pub outbox: mpsc::UnboundedSender<Answered>,
+    pub stages: Stages,
     running: AtomicUsize,
+    /// Bytes of messages that have come and are not answered.
+    held: AtomicUsize,
 }
 
 impl Shared {
-    pub fn new(limits: Limits, outbox: mpsc::UnboundedSender<Vec<(Reply, Outcome)>>) -> Self {
+    pub fn new(limits: Limits, outbox: mpsc::UnboundedSender<Answered>) -> Self {
         let inbox = Inbox::new(limits.most);
-        Shared { limits, inbox, arrived: Notify::new(), outbox, running: AtomicUsize::new(0) }
+        let (arrived, stages) = (Notify::new(), Stages::default());
+        Shared { limits, inbox, arrived, outbox, stages, running: AtomicUsize::new(0), held: AtomicUsize::new(0) }
     }
 
     /// Leave to run one more call, until the ticket is dropped; None where as many run as may.
-    pub fn ticket(self: &Arc<Self>) -> Option<Ticket> {
+    pub fn ticket(self: &Arc<Self>, connection: &Arc<()>) -> Option<Ticket> {
         if self.running.fetch_add(1, Ordering::Relaxed) < self.limits.max_concurrent_rpcs {
-            return Some(Ticket(self.clone()));
+            return Some(Ticket { shared: self.clone(), held: 0, _connection: connection.clone() });
         }
         self.running.fetch_sub(1, Ordering::Relaxed);
         None
@@ -55,11 +73,27 @@ impl Shared {
     }
 }
 
-/// One call that runs.
-pub struct Ticket(Arc<Shared>);
+/// One call that runs, and the bytes of its messages that are held for it.
+pub struct Ticket {
+    shared: Arc<Shared>,
+    held: usize,
+    /// Tells its connection that a call runs.
+    _connection: Arc<()>,
+}
+
+impl Ticket {
+    /// Holds so many bytes for the call from now on. False: the calls that run would hold more than they may together.
+    pub fn hold(&mut self, bytes: usize) -> bool {
+        let (shared, own) = (&self.shared, std::mem::replace(&mut self.held, bytes));
+        let before = shared.held.fetch_add(bytes, Ordering::Relaxed);
+        shared.held.fetch_sub(own, Ordering::Relaxed);
+        bytes <= own || before + bytes - own <= shared.limits.most_held()
+    }
+}
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
+        self.shared.held.fetch_sub(self.held, Ordering::Relaxed);
+        self.shared.running.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-"""Regressions of statsmodels and pyfixest, and EconML's PolicyTree, on the rows of a file; one JSON request a line, one answer a line."""
+"""Regressions of statsmodels and pyfixest, EconML's PolicyTree and LinearDRLearner; one JSON request a line, one answer a line."""
 
 import importlib.metadata
 import time
@@ -76,7 +76,38 @@ def predict(request: Request) -> dict[str, Any]:
     return {"single": single, "batch": 20 * len(x) / (time.perf_counter() - start)}
 
 
-TASKS: dict[str, Callable[[Request], Any]] = {"version": version, "regression": regression, "tree": tree, "predict": predict}
+def linear_dr(request: Request) -> dict[str, Any]:
+    """EconML's LinearDRLearner with linear outcome models and shares as propensities: average effects and slopes with their errors."""
+    import warnings
+
+    from econml.dr import LinearDRLearner
+    from sklearn.dummy import DummyClassifier
+    from sklearn.linear_model import LinearRegression
+
+    rows = np.load(request["file"])
+    start = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = LinearDRLearner(
+            model_regression=LinearRegression(), model_propensity=DummyClassifier(strategy="prior"), cv=3, random_state=0
+        ).fit(rows["y"], rows["arm"], X=rows["x"])
+        told: dict[str, Any] = {"average": [], "average_error": [], "slope": [], "slope_error": []}
+        for arm in range(1, int(rows["arm"].max()) + 1):
+            average, slope = model.ate_inference(rows["x"], T0=0, T1=arm), model.coef__inference(T=arm)
+            told["average"].append(float(average.mean_point))
+            told["average_error"].append(float(average.stderr_mean))
+            told["slope"].append(np.asarray(slope.point_estimate).ravel().tolist())
+            told["slope_error"].append(np.asarray(slope.stderr).ravel().tolist())
+    return {"seconds": time.process_time() - start, **told}
+
+
+TASKS: dict[str, Callable[[Request], Any]] = {
+    "version": version,
+    "regression": regression,
+    "tree": tree,
+    "predict": predict,
+    "linear_dr": linear_dr,
+}
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ from attribution.watermarks import FINAL_US
 from attribution.worker import Worker
 from protos.events_pb2 import Event
 
-_MAX_RECORDS = 50_000
 _EVENTS = pa.schema(
     [("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64()), ("kind", pa.string()), ("payload", pa.binary())]
 )
@@ -86,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=sys.argv[4]) as folder:
         # As the command does; the dict has it too.
         keep_freed_memory()
-        source = KafkaSource(bootstrap, prefix=prefix, max_records=_MAX_RECORDS if "batch" not in prefix else 100, timeout_s=0.5)
+        source = KafkaSource(bootstrap, prefix=prefix)
         before, began = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
         events, rows = {"ours": ours, "dict": dict_join}[name](source, Path(folder))
         after = resource.getrusage(resource.RUSAGE_SELF)

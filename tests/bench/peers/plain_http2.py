@@ -107,7 +107,8 @@ class _Connection:
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == _HEADERS and flags & _END_STREAM:
             self._end(stream, _status(payload))
-        elif kind == _RESET:
+        elif kind == _RESET and stream in self.open:
+            # (After a call was refused, a server may say once more that it reads no more of its message.)
             self._end(stream, "RESET")
         elif kind == _GOAWAY:
             raise ConnectionError("the server ends a connection")

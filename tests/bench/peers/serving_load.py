@@ -68,6 +68,10 @@ class Pinned:
         """Of the server."""
         return self._process.pid
 
+    def resident_mib(self) -> float:
+        """Memory of the server's own process that is in RAM."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
     def cpu_s(self) -> float:
         """CPU time of the server and of whatever it started, seconds."""
         total, waiting = 0, [self.pid]

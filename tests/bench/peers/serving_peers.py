@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +17,15 @@ HERE = Path(__file__).resolve().parent
 
 
 class Stack(NamedTuple):
-    """What a peer needs: packages, the path that answers, and how many times faster than it we mean to be."""
+    """What a peer needs: packages, the path that answers, and how many times faster than it we mean to be.
+
+    `answering`: names of the processes that a request passes through, where the stack has others; those are moved to the spare core.
+    """
 
     packages: tuple[str, ...]
     path: str
     target: float
+    answering: tuple[str, ...] = ()
 
 
 PEERS = {
@@ -28,7 +33,8 @@ PEERS = {
     "litserve": Stack(("litserve",), "/predict", 7.0),
     "bentoml": Stack(("bentoml",), "/select", 7.0),
     "mlserver": Stack(("mlserver",), "/v2/models/squarecb/infer", 3.0),
-    "ray": Stack(("ray[serve]",), "/", 10.0),
+    # Some ten processes, of which a request sees two: on one core the others take most of it, which is not what is compared.
+    "ray": Stack(("ray[serve]",), "/", 10.0, answering=("ProxyActor", "ServeReplica")),
 }
 
 
@@ -47,8 +53,11 @@ class Peer(NamedTuple):
 
 
 @contextlib.contextmanager
-def peer_server(name: str, *, folder: Path, scratch: Path, core: int) -> Iterator[tuple[Peer | None, str]]:
-    """A peer, alone on the core but for us, or why it is not there: what others do in the background is nobody's time."""
+def peer_server(name: str, *, folder: Path, scratch: Path, core: int, spare: int) -> Iterator[tuple[Peer | None, str]]:
+    """A peer, alone on the core but for us, or why it is not there: what others do in the background is nobody's time.
+
+    `spare`: the core for those of its processes that no request passes through.
+    """
     stack = PEERS[name]
     python, faults = installed(("vowpalwabbit", "numpy", *stack.packages), folder=folder / name)
     if faults:
@@ -62,7 +71,22 @@ def peer_server(name: str, *, folder: Path, scratch: Path, core: int) -> Iterato
         except RuntimeError as error:
             yield None, f"does not start: {str(error).strip().splitlines()[-1:]}"
             return
+        if stack.answering:
+            move_others(server.pid, answering=stack.answering, core=spare)
         yield Peer(server.title, server, body, stack.path), ""
+
+
+def move_others(pid: int, *, answering: tuple[str, ...], core: int) -> None:
+    """Moves a process and whatever it started to a core, but for the processes of these names."""
+    waiting = [pid]
+    while waiting:
+        one = Path(f"/proc/{waiting.pop()}")
+        # Some come and go.
+        with contextlib.suppress(OSError):
+            waiting += [int(child) for task in (one / "task").iterdir() for child in (task / "children").read_text().split()]
+            if not any(name in (one / "cmdline").read_text() for name in answering):
+                for task in (one / "task").iterdir():
+                    os.sched_setaffinity(int(task.name), {core})
 
 
 def _body(name: str) -> Any:

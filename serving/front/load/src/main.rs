@@ -2,7 +2,8 @@
 //!
 //!     slateloop-load HOST:PORT /package.Service/Method BODY_FILE RATE SECONDS CONNECTIONS
 //!
-//! The body is one length-prefixed message. Prints JSON: latencies in milliseconds, calls, and those that were not answered with status 0.
+//! The body is one length-prefixed message; where it holds sixteen "@", each call has a number of its own in their place. Prints JSON:
+//! latencies in milliseconds, calls, and those that were not answered with status 0.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,9 +13,10 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use http::Request;
 use tokio::net::TcpStream;
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 
 const WARMING: Duration = Duration::from_secs(1);
+const NUMBER: &[u8] = b"@@@@@@@@@@@@@@@@";
 
 #[derive(Default)]
 struct Seen {
@@ -24,7 +26,24 @@ struct Seen {
 
 struct Call {
     uri: String,
-    body: Bytes,
+    body: Vec<u8>,
+    /// Where the number of the call is to stand.
+    number_at: Option<usize>,
+}
+
+impl Call {
+    fn new(uri: String, body: Vec<u8>) -> Self {
+        let number_at = body.windows(NUMBER.len()).position(|found| found == NUMBER);
+        Call { uri, body, number_at }
+    }
+
+    fn body(&self, number: u64) -> Bytes {
+        let mut body = self.body.clone();
+        if let Some(at) = self.number_at {
+            body[at..at + NUMBER.len()].copy_from_slice(format!("{number:016x}").as_bytes());
+        }
+        body.into()
+    }
 }
 
 /// Xorshift64*: the same arrivals in every run.
@@ -45,7 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [address, method, body, rate, seconds, connections] = &given[..] else {
         return Err("usage: slateloop-load HOST:PORT /package.Service/Method BODY_FILE RATE SECONDS CONNECTIONS".into());
     };
-    let call = Rc::new(Call { uri: format!("http://{address}{method}"), body: std::fs::read(body)?.into() });
+    let call = Rc::new(Call::new(format!("http://{address}{method}"), std::fs::read(body)?));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let seen = LocalSet::new().block_on(&runtime, run(address, call, rate.parse()?, seconds.parse()?, connections.parse()?))?;
     print(seen);
@@ -64,7 +83,9 @@ async fn run(address: &str, call: Rc<Call>, rate: f64, seconds: f64, connections
     let (seen, mut random) = (Rc::new(RefCell::new(Seen::default())), Random(0x9E37_79B9_7F4A_7C15));
     let begun = Instant::now();
     let counted = begun + WARMING;
-    let (mut due, mut running) = (begun, Vec::new());
+    // Numbers of another run are others.
+    let mut number = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos() as u64;
+    let (mut due, mut running) = (begun, JoinSet::new());
     while due < counted + Duration::from_secs_f64(seconds) {
         due += Duration::from_secs_f64(random.exponential(1.0 / rate));
         // The timer's grain is a millisecond; the last of it is spent looking, on a core that is ours.
@@ -74,17 +95,17 @@ async fn run(address: &str, call: Rc<Call>, rate: f64, seconds: f64, connections
         while Instant::now() < due {
             tokio::task::yield_now().await;
         }
-        let sender = senders[running.len() % connections].clone();
-        running.push(tokio::task::spawn_local(timed(sender, call.clone(), due, due >= counted, seen.clone())));
+        number += 1;
+        let (sender, body) = (senders[number as usize % connections].clone(), call.body(number));
+        running.spawn_local(timed(sender, call.clone(), body, due, due >= counted, seen.clone()));
+        while running.try_join_next().transpose()?.is_some() {}
     }
-    for task in running {
-        task.await?;
-    }
+    while running.join_next().await.transpose()?.is_some() {}
     Ok(seen.take())
 }
 
-async fn timed(sender: SendRequest<Bytes>, call: Rc<Call>, due: Instant, counts: bool, seen: Rc<RefCell<Seen>>) {
-    let sound = answered(sender, &call).await.unwrap_or(false);
+async fn timed(sender: SendRequest<Bytes>, call: Rc<Call>, body: Bytes, due: Instant, counts: bool, seen: Rc<RefCell<Seen>>) {
+    let sound = answered(sender, &call, body).await.unwrap_or(false);
     let mut seen = seen.borrow_mut();
     if !sound {
         seen.failed += 1;
@@ -94,10 +115,10 @@ async fn timed(sender: SendRequest<Bytes>, call: Rc<Call>, due: Instant, counts:
 }
 
 /// Was the call answered with status 0?
-async fn answered(sender: SendRequest<Bytes>, call: &Call) -> Result<bool, Box<dyn std::error::Error>> {
+async fn answered(sender: SendRequest<Bytes>, call: &Call, body: Bytes) -> Result<bool, Box<dyn std::error::Error>> {
     let request = Request::post(&call.uri).header("content-type", "application/grpc").header("te", "trailers").body(())?;
     let (response, mut stream) = sender.ready().await?.send_request(request, false)?;
-    stream.send_data(call.body.clone(), true)?;
+    stream.send_data(body, true)?;
     let mut body = response.await?.into_body();
     while let Some(data) = body.data().await {
         body.flow_control().release_capacity(data?.len())?;

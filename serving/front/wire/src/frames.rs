@@ -65,6 +65,11 @@ impl Messages {
         unpacked(&message, self.encoding, self.most).map(Some)
     }
 
+    /// Bytes that wait for the rest of their message.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Is nothing left but whole messages that were given?
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()

@@ -10,30 +10,38 @@ pub type Id = [u8; 16];
 const MAGIC: &[u8] = b"SLR1";
 const DENOMINATOR: f64 = (1u64 << 31) as f64;
 
-/// What the ids of decisions of one arm and snapshot have before and behind the request id; see bandits/keys.py.
+/// What is hashed before and behind a text: the request id in the ids of decisions of one arm and snapshot, the unit in the keys of sticky
+/// draws; see bandits/keys.py.
 pub struct Around {
     pub before: Vec<u8>,
     pub behind: Vec<u8>,
 }
 
 impl Around {
-    pub fn decision_id(&self, request_id: &[u8]) -> Id {
+    pub fn id(&self, text: &[u8]) -> Id {
         let mut state = Params::new().hash_length(16).to_state();
-        state.update(&self.before).update(&(request_id.len() as u32).to_le_bytes()).update(request_id).update(&self.behind);
+        state.update(&self.before).update(&(text.len() as u32).to_le_bytes()).update(text).update(&self.behind);
         let mut id = Id::default();
         id.copy_from_slice(state.finalize().as_bytes());
         id
     }
 }
 
-/// Adds a request's row: context, features, padding, words of its candidates, slate size, key of the draw.
-pub fn add_row(rows: &mut Vec<u8>, task: &Task, request: &Request, data: &[u8], features: &[u8], id: &Id) {
+/// What is remembered of the body of a request with an id of its own; see serving/engine.py.
+pub fn body_hash(body: &[u8]) -> Id {
+    let mut hash = Id::default();
+    hash.copy_from_slice(Params::new().hash_length(16).hash(body).as_bytes());
+    hash
+}
+
+/// Adds a request's row: context, features, padding, words of its candidates (scores and actions), slate size, key of the draw.
+pub fn add_row(rows: &mut Vec<u8>, task: &Task, request: &Request, data: &[u8], features: &[u8], words: &[u8], key: &[u8]) {
     rows.extend_from_slice(&data[request.context.clone()]);
     rows.extend_from_slice(features);
     rows.resize(rows.len() + task.feature_bytes * (request.listed.width - request.listed.count), 0);
-    rows.extend_from_slice(&request.listed.words);
+    rows.extend_from_slice(words);
     rows.extend_from_slice(&(request.slate_size as u32).to_le_bytes());
-    rows.extend_from_slice(&id[..8]);
+    rows.extend_from_slice(key);
 }
 
 /// One slot as it was drawn.
@@ -148,6 +156,21 @@ pub fn log_frames<'a>(bodies: impl Iterator<Item = &'a Vec<u8>>, now_us: u64) ->
     out
 }
 
+/// The SelectBatchResponse of these SelectResponses.
+pub fn batch_response<'a>(responses: impl Iterator<Item = &'a Vec<u8>>) -> Vec<u8> {
+    let (mut out, mut begun) = (Vec::new(), Vec::with_capacity(8));
+    for response in responses {
+        begun.clear();
+        begun.push(0x0a);
+        write_varint(&mut begun, response.len() as u64);
+        out.push(0x0a);
+        write_varint(&mut out, (begun.len() + response.len()) as u64);
+        out.extend_from_slice(&begun);
+        out.extend_from_slice(response);
+    }
+    out
+}
+
 fn field(out: &mut Vec<u8>, tag: u8, data: &[u8]) {
     out.push(tag);
     write_varint(out, data.len() as u64);
@@ -173,6 +196,11 @@ mod tests {
             write_varint(&mut out, value);
             assert_eq!(out, expected);
         }
+    }
+
+    #[test]
+    fn the_results_of_a_batch_lie_in_each_other() {
+        assert_eq!(batch_response([b"ab".to_vec(), Vec::new()].iter()), b"\x0a\x04\x0a\x02ab\x0a\x02\x0a\x00");
     }
 
     #[test]

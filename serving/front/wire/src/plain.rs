@@ -1,4 +1,4 @@
-//! Plain requests, read from their bytes: the same requests that serving/plain.py takes, but for those with a request id.
+//! Plain requests, read from their bytes: the same requests that serving/plain.py takes.
 //!
 //! Whatever is not plain is None here, and is read by Python. Nothing is taken that Python would read otherwise or refuse.
 
@@ -8,10 +8,13 @@ use std::sync::Arc;
 
 const TENANT: u8 = 0x0a;
 const UNIT: u8 = 0x1a;
+const REQUEST_ID: u8 = 0x22;
 const CANDIDATES: u8 = 0x32;
 const SLATE_SIZE: u8 = 0x40;
 const ACTION: u8 = 0x0a;
 const PACKED_FEATURES: u8 = 0x22;
+/// A request in a SelectBatchRequest.
+const REQUEST: u8 = 0x0a;
 /// Candidate lists that are kept, and the longest that is.
 const KEPT_LISTS: usize = 1024;
 const KEPT_LENGTH: usize = 128;
@@ -24,8 +27,6 @@ pub struct Listed {
     pub count: usize,
     /// Candidates of the compiled shape.
     pub width: usize,
-    /// Scores and actions of a row of words.
-    pub words: Vec<u8>,
     /// How the slot of each candidate begins, in a Decision and in a SelectResponse.
     pub logged_heads: Vec<Vec<u8>>,
     pub answered_heads: Vec<Vec<u8>>,
@@ -61,6 +62,8 @@ pub enum Features {
 #[derive(Debug)]
 pub struct Request {
     pub unit: Range<usize>,
+    /// The id that its caller gave it.
+    pub own_id: Option<Range<usize>>,
     pub context: Range<usize>,
     pub listed: Arc<Listed>,
     pub features: Features,
@@ -103,7 +106,8 @@ impl Task {
             return None;
         }
         let unit = text(data, at)?;
-        let mut at = unit.end;
+        let own_id = if *data.get(unit.end)? == REQUEST_ID { Some(text(data, unit.end)?) } else { None };
+        let mut at = own_id.as_ref().map_or(unit.end, |place| place.end);
         at = behind(data, at, &self.before_context)?;
         let context = at..at.checked_add(self.context_bytes)?;
         at = behind(data, context.end, &self.behind_context)?;
@@ -121,7 +125,7 @@ impl Task {
         }
         let plain = at == data.len() && (1..128).contains(&slate_size) && slate_size <= self.max_slots;
         let fits = slate_size <= listed.count && listed.count <= self.max_candidates;
-        (plain && fits).then_some(Request { unit, context, listed, features, slate_size })
+        (plain && fits).then_some(Request { unit, own_id, context, listed, features, slate_size })
     }
 
     /// The features of a request's candidates.
@@ -180,6 +184,20 @@ pub fn head_end(data: &[u8]) -> Option<usize> {
     Some(text_place(data, at)?.end)
 }
 
+/// Where the requests of a serialised SelectBatchRequest lie; None where there is anything else in it.
+pub fn spans(data: &[u8]) -> Option<Vec<Range<usize>>> {
+    let (mut found, mut at) = (Vec::new(), 0);
+    while at < data.len() {
+        if data[at] != REQUEST {
+            return None;
+        }
+        let (length, start) = varint(data, at + 1)?;
+        at = start + length;
+        found.push(start..at);
+    }
+    (at == data.len()).then_some(found)
+}
+
 fn behind(data: &[u8], at: usize, expected: &[u8]) -> Option<usize> {
     data.get(at..)?.starts_with(expected).then_some(at + expected.len())
 }
@@ -221,14 +239,7 @@ mod tests {
 
     fn listed(encoded: &[u8]) -> Option<Listed> {
         let count = encoded.iter().filter(|byte| **byte == 1).count();
-        Some(Listed {
-            encoded: encoded.to_vec(),
-            count,
-            width: 8,
-            words: vec![0; 96],
-            logged_heads: Vec::new(),
-            answered_heads: Vec::new(),
-        })
+        Some(Listed { encoded: encoded.to_vec(), count, width: 8, logged_heads: Vec::new(), answered_heads: Vec::new() })
     }
 
     const SOUND: &[u8] = b"\x12\x04shop\x1a\x01u\x2a\x0c\x12\x0812345678\x1a\x00\x32\x10\x0a\x01a\x0a\x01b\x22\x08abcdefgh\x40\x02";
@@ -248,6 +259,24 @@ mod tests {
         // Without the slate size, or with the features left out, it is plain again.
         let plain: Vec<usize> = (0..SOUND.len()).filter(|end| read(&SOUND[..*end])).collect();
         assert_eq!(plain, [SOUND.len() - 2]);
+    }
+
+    #[test]
+    fn a_request_may_have_an_id_of_its_own() {
+        let named = [&SOUND[..9], b"\x22\x03r-1", &SOUND[9..]].concat();
+        let request = shop().read(&named, head_end(&named).unwrap(), &mut listed).unwrap();
+        assert_eq!(&named[request.own_id.unwrap()], b"r-1");
+        for bad in [&b"\x22\x00"[..], b"\x22\x01\x00", b"\x22\x01\xff"] {
+            assert!(!read(&[&SOUND[..9], bad, &SOUND[9..]].concat()), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_batch_is_told_apart_or_not_at_all() {
+        assert_eq!(spans(b"\x0a\x02ab\x0a\x00\x0a\x01c").unwrap(), [2..4, 6..6, 8..9]);
+        for bad in [&b"\x0a\x03ab"[..], b"\x0a", b"\x12\x00", b"\x0a\x80\x00"] {
+            assert_eq!(spans(bad), None, "{bad:?}");
+        }
     }
 
     fn read(data: &[u8]) -> bool {
