@@ -20,9 +20,11 @@ from protos.errors import ProtosError
 from protos.task import load_tasks
 from serving import call_commands
 from serving.config import load_server_config
+from serving.dashboard.command import dashboard
 from serving.demo.command import demo, drill
 from serving.errors import ServingError
 from serving.json_logs import log_as_json
+from serving.new_task import new
 from serving.server import ALL_OF_IT, WORKER, Server, now_us
 from serving.workers import Workers, ends_with_its_parent
 
@@ -37,6 +39,8 @@ app = typer.Typer(
 call_commands.register(app)
 app.command()(demo)
 app.command()(drill)
+app.command()(dashboard)
+app.command()(new)
 
 Tasks = Annotated[Path, typer.Option("--tasks", help="Directory of task files (*.yaml).")]
 StorePath = Annotated[Path, typer.Option("--store", help="Directory of the policy store.")]

@@ -1,6 +1,7 @@
 """The commands `serving demo` and `serving drill`."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -43,6 +44,9 @@ def demo(
     load = Load(rate=rate, batch=32, batch_workers=1, late_s=4.0)
     plan = Plan(folder=folder, tasks=tasks, seconds=seconds, decisions=decisions, load=load, seed=seed, task=task, bootstrap=bootstrap)
     figures = run_demo(plan)
+    # As it was called: `make demo` knows a `serving` that is in nobody's path.
+    called = "serving" if sys.argv[0].endswith(".py") else sys.argv[0]
+    print(f"The same as the page of a running loop: {shlex.join([called, 'dashboard', '--folder', str(folder)])}")
     if figures["replay_draws"] < 1.0 or figures["replay_propensities"] < 1.0:
         print("error: the log does not replay; look at `serving replay`", file=sys.stderr)
         raise typer.Exit(1)

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import yaml
@@ -20,7 +21,7 @@ from bandits.traffic import CHAMPION_ARM, Split
 from protos.errors import ConfigError
 from protos.events_pb2 import ARM_SOURCE_OVERRIDE, ARM_SOURCE_STICKY, ARM_SOURCE_UNSPECIFIED, Decision, Event
 from protos.log_files import DECISIONS, FEEDBACK
-from protos.policy_pb2 import AssignRequest, Context, FeatureValue, SelectRequest
+from protos.policy_pb2 import AssignRequest, AssignResponse, Context, FeatureValue, SelectRequest
 from protos.task import TaskFile, load_task
 from serving.client import PolicyClient
 from serving.replay import replay_logs
@@ -250,10 +251,9 @@ def test_assign_tells_the_arm_of_select_and_logs_an_exposure(tmp_path: Path, ser
     stub_context = Context(features={"member": FeatureValue(flag=True)})
     with PolicyClient(server.address) as client:
         selected = [client.send_select(asked(shop, unit, member=True)) for unit in units]
-        call = client._channel.unary_unary("/slateloop.v1.PolicyService/Assign")
+    with grpc.insecure_channel(server.address) as channel:
+        call = channel.unary_unary("/slateloop.v1.PolicyService/Assign")
         raw = [AssignRequest(task="shop", unit_id=unit, context=stub_context).SerializeToString() for unit in units]
-        from protos.policy_pb2 import AssignResponse
-
         assigned = [AssignResponse.FromString(call(request)) for request in raw]
     assert [(a.arm, a.arm_probability, a.snapshot_digest) for a in assigned] == [
         (s.arm, s.arm_probability, s.snapshot_digest) for s in selected
