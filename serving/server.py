@@ -50,6 +50,8 @@ __all__ = ["ALL_OF_IT", "WORKER", "Part", "Server", "now_us"]
 _logger = logging.getLogger(__name__)
 # Operators are few.
 _ADMIN_THREADS = 4
+# A message may take so long to follow its headers, however short the deadlines are.
+_MESSAGE_WITHIN_S = 1.0
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -235,7 +237,7 @@ class Server:
             door=self._door,
         )
         # A stream keeps its thread for as long as it lives.
-        pool = CallThreads(config.threads + config.max_streams, message_within_s=config.deadline_cap_s)
+        pool = CallThreads(config.threads + config.max_streams, message_within_s=max(config.deadline_cap_s, _MESSAGE_WITHIN_S))
         if planned is not None:
             server: Any = native_server(calls, pool, config, shares_port=self._part.shares_port, shortcut=planned.answer)
             self.metrics.registry.register(server.stages)
@@ -312,7 +314,7 @@ class Server:
             observer=self.metrics,
             door=self._door,
         )
-        pool = CallThreads(_ADMIN_THREADS, name="admin", message_within_s=config.deadline_cap_s)
+        pool = CallThreads(_ADMIN_THREADS, name="admin", message_within_s=max(config.deadline_cap_s, _MESSAGE_WITHIN_S))
         return grpcio_server(calls, pool, config, shares_port=False)
 
     def _admin_bound(self) -> str:
