@@ -61,8 +61,8 @@ bench: $(STAMP)  ## the benchmarks of every room, one JSON line a figure
 	@set -e; for file in $(wildcard tests/bench/*.py); do $(BIN)/python $$file --json; done
 
 proto: $(STAMP)  ## generate the message classes again
-	$(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --python_out=. --mypy_out=. protos/events.proto protos/policy.proto
-	$(BIN)/python -m grpc_tools.protoc -I. --grpc_python_out=. protos/policy.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --python_out=. --mypy_out=. protos/events.proto protos/policy.proto protos/admin.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --grpc_python_out=. protos/policy.proto protos/admin.proto
 
 clean:  ## remove what was made
 	rm -rf $(VENV) var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -8,6 +8,8 @@ BanditsError
 ├── SnapshotError        a snapshot that fails verification; it is never served
 └── StoreError           the store cannot do what was asked
     ├── ChampionMoved    a compare-and-swap lost against another writer
+    ├── TrafficMoved     as that, of the experiments of a task
+    ├── TrafficRefused   shares that no allocation has, or of arms that do not exist
     ├── UnknownSnapshot  no such snapshot, challenger or verdict in the store
     └── VerdictRefused   the verdict quoted does not allow the move
 """
@@ -21,6 +23,8 @@ __all__ = [
     "SimulationError",
     "SnapshotError",
     "StoreError",
+    "TrafficMoved",
+    "TrafficRefused",
     "UnknownSnapshot",
     "VerdictRefused",
 ]
@@ -60,6 +64,14 @@ class StoreError(BanditsError):
 
 class ChampionMoved(StoreError):
     """Another writer moved the champion since it was read: read it again and decide again."""
+
+
+class TrafficMoved(StoreError):
+    """Another writer moved the traffic since it was read: read it again and decide again."""
+
+
+class TrafficRefused(StoreError):
+    """Shares that add up to more than all, or of an experiment or an arm that the task does not have."""
 
 
 class UnknownSnapshot(StoreError):

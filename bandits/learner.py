@@ -1,14 +1,17 @@
 """The learner: follows the observations table, and publishes one challenger at a time. Touches the table and the store."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from bandits.catalog import exact_update, outcomes
 from bandits.config import TaskPolicy
 from bandits.errors import SnapshotError
+from bandits.histograms import FeatureHistogram, Seen, histograms
 from bandits.programs import update_program
 from bandits.snapshots import Draft, Manifest
 from bandits.standing_baseline import starting_state
@@ -17,6 +20,10 @@ from bandits.training import absorb, chain_of_revisions, training_rows
 from protos.observation_reader import Cursor, revisions_of, revisions_since
 
 __all__ = ["Learner", "Progress"]
+
+
+# Newest decisions whose features a snapshot describes.
+_FEATURE_ROWS = 10_000
 
 
 class Progress(NamedTuple):
@@ -43,6 +50,8 @@ class Learner:
         self.progress = Progress(cursor={}, rows=0, training_watermark_us=0)
         self.parent = ""
         self._published_rows = 0
+        self._seen: Seen | None = None
+        self._features: Mapping[str, FeatureHistogram] = {}
 
     def resume(self) -> str:
         """Continues the newest sound snapshot of this very policy; returns its digest, empty where there is none."""
@@ -56,6 +65,7 @@ class Learner:
                 continue
             self.progress = Progress(manifest.cursor, manifest.rows, manifest.training_watermark_us)
             self.parent, self._published_rows = digest, manifest.rows
+            self._features = manifest.features
             return digest
         return ""
 
@@ -76,10 +86,18 @@ class Learner:
             outcomes=self._outcomes,
         )
         self._state = absorb(self._update, self._state, rows)
+        self._look_at(fetched)
         new = pc.sum(pc.equal(fetched["revision"], 1)).as_py()
         newest = max(self.progress.training_watermark_us, pc.max(fetched["decision_time_us"]).as_py())
         self.progress = self.progress._replace(rows=self.progress.rows + new, training_watermark_us=newest)
         return int(new)
+
+    def _look_at(self, fetched: pa.Table) -> None:
+        """Keeps the features of the newest decisions."""
+        new = fetched.filter(pc.equal(fetched["revision"], 1)).slice(max(fetched.num_rows - _FEATURE_ROWS, 0))
+        context = np.array(new["context"].to_pylist(), np.float32).reshape(new.num_rows, self._task.schema.context_size)
+        rows = Seen(context, [names or () for names in new["defaulted_features"].to_pylist()])
+        self._seen = (rows if self._seen is None else self._seen.joined(rows)).last(_FEATURE_ROWS)
 
     def due(self) -> bool:
         """Is there enough new to ask for a verdict, and nothing that still waits for one?"""
@@ -128,5 +146,6 @@ class Learner:
                 "cursor": dict(self.progress.cursor),
                 "created_us": now_us,
                 "label": label,
+                "features": dict(histograms(self._seen, task.schema) if self._seen is not None else self._features),
             },
         )

@@ -22,6 +22,7 @@ import safetensors.numpy
 from bandits.catalog import PolicySpec, build, providers
 from bandits.entry_points import POLICIES, brought_names
 from bandits.errors import PolicyError, SnapshotError
+from bandits.histograms import FeatureHistogram
 from bandits.policy import Dims, Policy, State
 from bandits.programs import run_prepare
 from protos import config
@@ -71,6 +72,8 @@ class Manifest(config.StrictModel):
     created_us: int
     #: Free text, e.g. "drill".
     label: str = ""
+    #: How the context features of its newest training rows lay, by name; empty = not known.
+    features: dict[str, FeatureHistogram] = pydantic.Field(default_factory=dict)
     #: File -> SHA-256, 64 hex digits.
     files: dict[str, str]
 

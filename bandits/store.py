@@ -5,6 +5,7 @@
                   champion.json              the pointer, moved by compare-and-swap
                   verdicts/<id>.json         what the gate said
                   looks/, followups/       what the gate declared and saw; what came after a promotion
+                  traffic.json               the points of each experiment's arms, moved by compare-and-swap
                   kill_switch.json           there = the baseline decides
                   audit.jsonl                every move, appended
 
@@ -17,12 +18,13 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bandits.allocation import TrafficState
 from bandits.durable import append_line, make_folder, read_json, read_lines, read_record, sync_names, write_whole
-from bandits.errors import ChampionMoved, StoreError, UnknownSnapshot, VerdictRefused
+from bandits.errors import ChampionMoved, StoreError, TrafficMoved, UnknownSnapshot, VerdictRefused
 from bandits.loaded import LoadedPolicy, encode_snapshot, load_policy, read_snapshot
 from bandits.pointer import Pointer, begun, promoted, rolled_back
 from bandits.snapshots import MANIFEST_FILE, Draft, Manifest, Snapshot, decode_manifest
@@ -97,11 +99,12 @@ class Store:
         return [path.name for path in sorted(folders, key=lambda path: (path.stat().st_mtime_ns, path.name))]
 
     def collect(self, *, keep: int) -> list[str]:
-        """Removes all but the `keep` newest snapshots; never a champion, the previous one, the baseline or an open challenger."""
+        """Removes all but the `keep` newest snapshots; never a champion, the previous one, the baseline, an arm's or an open challenger."""
         with self._locked():
             pointer = self.champion()
             kept = {item.digest for item in self.challengers()} | set(self.digests()[-keep:] if keep else [])
             kept |= {pointer.digest, pointer.previous, pointer.baseline, pointer.challenger} if pointer else set()
+            kept |= self.traffic().digests
             removed = [digest for digest in self.digests() if digest not in kept]
             for digest in removed:
                 shutil.rmtree(self.snapshot_dir(digest))
@@ -142,22 +145,60 @@ class Store:
                 raise ChampionMoved("champion: moved since it was read; judge the challenger against the new one")
             if verdict.get("champion") != standing.digest:
                 raise VerdictRefused(f"verdict: judged against {verdict.get('champion')!r}, but {standing.digest} serves; judge again")
+            if (
+                verdict.get("generation", standing.generation) != standing.generation
+                or verdict.get("decided_us", now_us) < standing.moved_us
+            ):
+                raise VerdictRefused(f"verdict: reached before the move {standing.generation} that stands; judge the challenger again")
             self._known(digest)
             moved = promoted(standing, digest, verdict_id=verdict_id, share=share, now_us=now_us)
             return self._move(moved, action="promote" if share == 1 else "stage", actor=actor, reason="verdict", quoted=verdict_id)
 
-    def rollback(self, *, reason: str, now_us: int, actor: str, evidence: str = "") -> Pointer:
+    def rollback(self, *, reason: str, now_us: int, actor: str, evidence: str = "", expected: Pointer | None = None) -> Pointer:
         """Takes a staged challenger's share away, or restores the previous champion; the audit log quotes the verdict that is undone.
 
-        `evidence`: id of a kept verdict that says why, quoted too. Raises StoreError if there is nothing to go back to.
+        `evidence`: id of a kept verdict that says why, quoted too. `expected`: the pointer that was read, None = whatever stands. Raises
+        StoreError if there is nothing to go back to, ChampionMoved if the pointer is no longer `expected`.
         """
         with self._locked():
             standing = self.champion()
+            if expected is not None and standing != expected:
+                raise ChampionMoved("champion: moved since it was read; look again before you roll back")
             if standing is None:
                 raise StoreError("champion: there is no previous one to roll back to")
             moved = rolled_back(standing, now_us=now_us)
             self._known(moved.digest)
             return self._move(moved, action="rollback", actor=actor, reason=reason, quoted=standing.quoted, evidence=evidence)
+
+    def traffic(self) -> TrafficState:
+        """The experiments as they stand; none before the first move. Raises StoreError for a file that is no such state."""
+        data = read_json(self._path / "traffic.json")
+        try:
+            return TrafficState() if data is None else TrafficState.of(data)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise StoreError(f"{self._path / 'traffic.json'}: is no traffic ({error!r}); restore it from the audit log") from error
+
+    def move_traffic(
+        self, change: Callable[[TrafficState], TrafficState], *, expected: int | None, now_us: int, actor: str, reason: str
+    ) -> TrafficState:
+        """Puts what `change` makes of the standing experiments in their place, if that is another, and writes it into the audit log.
+
+        `expected`: generation that was read, None = whatever stands. Raises TrafficMoved for another one, UnknownSnapshot for an arm
+        whose snapshot is not here, and what `change` raises.
+        """
+        with self._locked():
+            standing = self.traffic()
+            if expected is not None and standing.generation != expected:
+                raise TrafficMoved(f"generation: {expected} was read, {standing.generation} stands; read the traffic again")
+            wanted = change(standing)
+            if wanted.experiments == standing.experiments:
+                return standing
+            for digest in wanted.digests:
+                self._known(digest)
+            moved = wanted._replace(generation=standing.generation + 1, moved_us=now_us)
+            write_whole(self._path / "traffic.json", json.dumps(moved.as_dict(), indent=1).encode())
+            self._audit({"action": "traffic", "actor": actor, "reason": reason, "time_us": now_us, **moved.as_dict()})
+            return moved
 
     @property
     def kill_switch(self) -> bool:

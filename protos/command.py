@@ -1,6 +1,7 @@
 """What the commands of all rooms share: how they refuse bad input, show their config, and end when asked. Touches the terminal."""
 
 import functools
+import re
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from protos import config
 __all__ = ["print_config", "refusing", "until_signalled"]
 
 P = ParamSpec("P")
+_SECRET = re.compile("password|secret|token|[.]key$|key[.]pem", re.IGNORECASE)
 R = TypeVar("R")
 
 
@@ -41,7 +43,14 @@ def print_config(parts: Iterable[tuple[str, pydantic.BaseModel, Mapping[str, Any
     for section, model, given in parts:
         prefix = f"{section}." if section else ""
         for dotted, value, origin in config.provenance(model, given=given, flags=flags, prefix=prefix):
-            print(f"{dotted} = {value!r}  ({origin})")
+            print(f"{dotted} = {_without_secrets(value)!r}  ({origin})")
+
+
+def _without_secrets(value: Any) -> Any:
+    """A mapping, such as a broker's settings, without what is secret in it."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: "***" if isinstance(key, str) and _SECRET.search(key) else _without_secrets(inner) for key, inner in value.items()}
 
 
 def until_signalled() -> threading.Event:

@@ -52,6 +52,30 @@ FALLBACK_REASON_CLIENT: FallbackReason.ValueType  # 3
 """the caller could not reach the server and ranked by itself"""
 Global___FallbackReason: _TypeAlias = FallbackReason  # noqa: Y015
 
+class _ArmSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ArmSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ArmSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ARM_SOURCE_UNSPECIFIED: _ArmSource.ValueType  # 0
+    """by the hash of the unit, or in the one arm that there is"""
+    ARM_SOURCE_OVERRIDE: _ArmSource.ValueType  # 1
+    """named in the task's `traffic.overrides`: nothing was drawn, so keep it out of comparisons of arms"""
+    ARM_SOURCE_STICKY: _ArmSource.ValueType  # 2
+    """the caller brought the arm that the unit had before; nothing was drawn now"""
+
+class ArmSource(_ArmSource, metaclass=_ArmSourceEnumTypeWrapper):
+    """How a unit came to be in the arm that decided."""
+
+ARM_SOURCE_UNSPECIFIED: ArmSource.ValueType  # 0
+"""by the hash of the unit, or in the one arm that there is"""
+ARM_SOURCE_OVERRIDE: ArmSource.ValueType  # 1
+"""named in the task's `traffic.overrides`: nothing was drawn, so keep it out of comparisons of arms"""
+ARM_SOURCE_STICKY: ArmSource.ValueType  # 2
+"""the caller brought the arm that the unit had before; nothing was drawn now"""
+Global___ArmSource: _TypeAlias = ArmSource  # noqa: Y015
+
 @_typing.final
 class Slot(_message.Message):
     """One place of a decided slate, with the exact probability with which its item was drawn."""
@@ -178,6 +202,9 @@ class Decision(_message.Message):
     DRAW_BY_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    ARM_SOURCE_FIELD_NUMBER: _builtins.int
+    INELIGIBLE_FOR_FIELD_NUMBER: _builtins.int
+    UNIT_FEATURES_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.bytes
     """Hash of (tenant, task, request id, arm, snapshot digest): 16 bytes. The join key and the key of the draw."""
     tenant: _builtins.str
@@ -199,9 +226,11 @@ class Decision(_message.Message):
     snapshot_digest: _builtins.str
     """Digest of the snapshot that decided: SHA-256 of its manifest, 64 hex digits."""
     arm: _builtins.str
-    """Traffic arm that decided; "champion" where no experiment runs."""
+    """Traffic arm that decided: "champion", "challenger", "holdout", "pinned", or "experiment/arm"."""
     arm_probability: _builtins.float
-    """Probability of the arm for this unit, in (0, 1]."""
+    """Probability of the arm, in (0, 1], in the draw that placed this unit (of the holdout, of the experiments, or of a staged promotion);
+    1 where nothing was drawn. The slots' propensities are conditional on the arm.
+    """
     config_digest: _builtins.str
     """Digest of the task's config, 64 hex digits."""
     schema_digest: _builtins.str
@@ -217,6 +246,10 @@ class Decision(_message.Message):
     """Epoch of a sticky draw, for `draw_by` = "unit+epoch"."""
     trace_id: _builtins.str
     """W3C trace id, 32 hex digits, or empty."""
+    arm_source: Global___ArmSource.ValueType
+    """How the unit came to be in the arm."""
+    unit_features: _builtins.str
+    """Version of the unit features that filled in what the request lacked, or empty. The numbers stand in `context`."""
     @_builtins.property
     def candidates(self) -> Global___CandidateSet:
         """The candidates with their eligibility and features, as used."""
@@ -228,6 +261,10 @@ class Decision(_message.Message):
     @_builtins.property
     def defaulted_features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of context features that the request lacked and that took their default."""
+
+    @_builtins.property
+    def ineligible_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Experiments of the task whose target this context is not, by name. It follows from `context`."""
 
     def __init__(
         self,
@@ -255,14 +292,81 @@ class Decision(_message.Message):
         draw_by: _builtins.str = ...,
         epoch: _builtins.int = ...,
         trace_id: _builtins.str = ...,
+        arm_source: Global___ArmSource.ValueType = ...,
+        ineligible_for: _abc.Iterable[_builtins.str] | None = ...,
+        unit_features: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "arm_probability", b"arm_probability", "bucket_batch", b"bucket_batch", "bucket_candidates", b"bucket_candidates", "candidates", b"candidates", "config_digest", b"config_digest", "context", b"context", "decision_id", b"decision_id", "defaulted_features", b"defaulted_features", "draw_by", b"draw_by", "epoch", b"epoch", "event_time_us", b"event_time_us", "fallback", b"fallback", "parent_decision_id", b"parent_decision_id", "policy", b"policy", "request_id", b"request_id", "schema_digest", b"schema_digest", "slots", b"slots", "snapshot_digest", b"snapshot_digest", "task", b"task", "tenant", b"tenant", "trace_id", b"trace_id", "unit_id", b"unit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "arm_probability", b"arm_probability", "arm_source", b"arm_source", "bucket_batch", b"bucket_batch", "bucket_candidates", b"bucket_candidates", "candidates", b"candidates", "config_digest", b"config_digest", "context", b"context", "decision_id", b"decision_id", "defaulted_features", b"defaulted_features", "draw_by", b"draw_by", "epoch", b"epoch", "event_time_us", b"event_time_us", "fallback", b"fallback", "ineligible_for", b"ineligible_for", "parent_decision_id", b"parent_decision_id", "policy", b"policy", "request_id", b"request_id", "schema_digest", b"schema_digest", "slots", b"slots", "snapshot_digest", b"snapshot_digest", "task", b"task", "tenant", b"tenant", "trace_id", b"trace_id", "unit_features", b"unit_features", "unit_id", b"unit_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
+
+@_typing.final
+class ShadowScores(_message.Message):
+    """What a shadow policy, which is never shown, would have done in some decisions of a task: columnar, n decisions of L slots each. Records
+    of the log `shadows` hold it; it is no event and travels in no topic. It names no unit: the decisions do. Its numbers are none of Event's,
+    but for the time: so whoever takes a log over reads the time of its last record, whatever the log holds.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_DIGEST_FIELD_NUMBER: _builtins.int
+    DECISION_IDS_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    ACTIONS_FIELD_NUMBER: _builtins.int
+    NUMERATORS_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    APPEND_TIME_US_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    task: _builtins.str
+    name: _builtins.str
+    """Name of the shadow, as in the task's section `traffic`."""
+    policy: _builtins.str
+    snapshot_digest: _builtins.str
+    """Digest of its snapshot, 64 hex digits."""
+    decision_ids: _builtins.bytes
+    """n ids of 16 bytes behind each other. A shadow draws with the decision's own key."""
+    slots: _builtins.int
+    """L: slots of the longest slate here."""
+    numerators: _builtins.bytes
+    """[n, L] little-endian uint32 out of 2^31: the probability with which it would have drawn it, given its earlier slots; 0 behind the end."""
+    scores: _builtins.bytes
+    """[n, L] little-endian float64, in units of reward."""
+    append_time_us: _builtins.int
+    """When they were scored, microseconds since the epoch."""
+    @_builtins.property
+    def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """[n, L] row-major: the item that it would have shown; "" behind a slate's end."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        task: _builtins.str = ...,
+        name: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        snapshot_digest: _builtins.str = ...,
+        decision_ids: _builtins.bytes = ...,
+        slots: _builtins.int = ...,
+        actions: _abc.Iterable[_builtins.str] | None = ...,
+        numerators: _builtins.bytes = ...,
+        scores: _builtins.bytes = ...,
+        append_time_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "append_time_us", b"append_time_us", "decision_ids", b"decision_ids", "name", b"name", "numerators", b"numerators", "policy", b"policy", "scores", b"scores", "slots", b"slots", "snapshot_digest", b"snapshot_digest", "task", b"task", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowScores: _TypeAlias = ShadowScores  # noqa: Y015
 
 @_typing.final
 class Impression(_message.Message):

@@ -4,8 +4,9 @@
 
 An offset counts the bytes of the log since its beginning: the base of the segment and the position in it. A writer that finds a torn
 tail leaves it and opens a new segment behind it, so offsets never move and the reader can name the damage. `decisions` is the log
-of the server, `feedback` that of its Feedback call; both hold protos.events_pb2.Event. Where a log is shipped to a broker, the offset up to
-which everything was acknowledged stands beside the segments, as text, in the file `shipped`.
+of the server, `feedback` that of its Feedback call; both hold protos.events_pb2.Event. `shadows` holds protos.events_pb2.ShadowScores, what
+policies that are not shown would have done, and nobody joins it. Where a log is shipped to a broker, the offset up to which everything
+was acknowledged stands beside the segments, as text, in the file `shipped`.
 """
 
 import itertools
@@ -14,10 +15,11 @@ from typing import NamedTuple
 
 from protos.framing import HEADER_BYTES, MAX_PAYLOAD_BYTES, TORN, Damage, Record, next_start, records
 
-__all__ = ["DECISIONS", "FEEDBACK", "SHIPPED", "Chunk", "end_offset", "read_log", "segment_path", "segments", "shipped_offset"]
+__all__ = ["DECISIONS", "FEEDBACK", "SHADOWS", "SHIPPED", "Chunk", "end_offset", "read_log", "segment_path", "segments", "shipped_offset"]
 
 DECISIONS = "decisions"
 FEEDBACK = "feedback"
+SHADOWS = "shadows"
 SHIPPED = "shipped"
 _SUFFIX = ".log"
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos import events_pb2 as protos_dot_events__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/policy.proto\x12\x0cslateloop.v1\x1a\x13protos/events.proto\"y\n\x0c\x46\x65\x61tureValue\x12\x10\n\x06number\x18\x01 \x01(\x01H\x00\x12\x0e\n\x04\x66lag\x18\x02 \x01(\x08H\x00\x12\x12\n\x08\x63\x61tegory\x18\x03 \x01(\tH\x00\x12+\n\x07numbers\x18\x04 \x01(\x0b\x32\x18.slateloop.v1.NumberListH\x00\x42\x06\n\x04kind\"\x1c\n\nNumberList\x12\x0e\n\x06values\x18\x01 \x03(\x01\"\xb4\x01\n\x07\x43ontext\x12\x35\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32#.slateloop.v1.Context.FeaturesEntry\x12\x0e\n\x06packed\x18\x02 \x01(\x0c\x12\x15\n\rschema_digest\x18\x03 \x01(\t\x1aK\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.slateloop.v1.FeatureValue:\x02\x38\x01\"\xa1\x01\n\x11\x43\x61ndidateFeatures\x12?\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32-.slateloop.v1.CandidateFeatures.FeaturesEntry\x1aK\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.slateloop.v1.FeatureValue:\x02\x38\x01\"\xd5\x02\n\rSelectRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x0f\n\x07unit_id\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12&\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x15.slateloop.v1.Context\x12.\n\ncandidates\x18\x06 \x01(\x0b\x32\x1a.slateloop.v1.CandidateSet\x12;\n\x12\x63\x61ndidate_features\x18\x07 \x03(\x0b\x32\x1f.slateloop.v1.CandidateFeatures\x12\x17\n\nslate_size\x18\x08 \x01(\rH\x00\x88\x01\x01\x12\x0f\n\x07\x65xplain\x18\t \x01(\x08\x12\x1a\n\x12parent_decision_id\x18\n \x01(\x0c\x12\x17\n\x0fsnapshot_digest\x18\x0b \x01(\tB\r\n\x0b_slate_size\"\x82\x01\n\x0b\x45xplanation\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x13\n\x0buncertainty\x18\x03 \x01(\x01\x12\x31\n\rcontributions\x18\x04 \x03(\x0b\x32\x1a.slateloop.v1.Contribution\x12\x0c\n\x04rule\x18\x05 \x01(\t\".\n\x0c\x43ontribution\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"\xb6\x02\n\x0eSelectResponse\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x0c\x12!\n\x05slots\x18\x02 \x03(\x0b\x32\x12.slateloop.v1.Slot\x12\x18\n\x10joint_propensity\x18\x03 \x01(\x01\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x17\n\x0fsnapshot_digest\x18\x05 \x01(\t\x12\x0b\n\x03\x61rm\x18\x06 \x01(\t\x12\x17\n\x0f\x61rm_probability\x18\x07 \x01(\x01\x12.\n\x08\x66\x61llback\x18\x08 \x01(\x0e\x32\x1c.slateloop.v1.FallbackReason\x12\x0e\n\x06logged\x18\t \x01(\x08\x12/\n\x0c\x65xplanations\x18\n \x03(\x0b\x32\x19.slateloop.v1.Explanation\x12\x12\n\nrequest_id\x18\x0b \x01(\t\"C\n\x12SelectBatchRequest\x12-\n\x08requests\x18\x01 \x03(\x0b\x32\x1b.slateloop.v1.SelectRequest\"x\n\x0cSelectResult\x12\x30\n\x08response\x18\x01 \x01(\x0b\x32\x1c.slateloop.v1.SelectResponseH\x00\x12+\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1a.slateloop.v1.RequestErrorH\x00\x42\t\n\x07outcome\"<\n\x0cRequestError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\"B\n\x13SelectBatchResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.slateloop.v1.SelectResult\">\n\rAssignRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x0f\n\x07unit_id\x18\x03 \x01(\t\"_\n\x0e\x41ssignResponse\x12\x0b\n\x03\x61rm\x18\x01 \x01(\t\x12\x17\n\x0f\x61rm_probability\x18\x02 \x01(\x01\x12\x0e\n\x06policy\x18\x03 \x01(\t\x12\x17\n\x0fsnapshot_digest\x18\x04 \x01(\t\"6\n\x0f\x46\x65\x65\x64\x62\x61\x63kRequest\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.slateloop.v1.Event\"$\n\x10\x46\x65\x65\x64\x62\x61\x63kResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r\"0\n\x10GetPolicyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\"\xff\x01\n\x11GetPolicyResponse\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x17\n\x0fsnapshot_digest\x18\x02 \x01(\t\x12\x1d\n\x15training_watermark_us\x18\x03 \x01(\x03\x12\x15\n\rconfig_digest\x18\x04 \x01(\t\x12\x15\n\rschema_digest\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x63tions\x18\x06 \x03(\t\x12\x33\n\x10\x63ontext_features\x18\x07 \x03(\x0b\x32\x19.slateloop.v1.SchemaField\x12\x13\n\x0bkill_switch\x18\x08 \x01(\x08\x12\x19\n\x11\x63\x61talogue_version\x18\t \x01(\t\"7\n\x0bSchemaField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\r2\xd3\x03\n\rPolicyService\x12\x43\n\x06Select\x12\x1b.slateloop.v1.SelectRequest\x1a\x1c.slateloop.v1.SelectResponse\x12R\n\x0bSelectBatch\x12 .slateloop.v1.SelectBatchRequest\x1a!.slateloop.v1.SelectBatchResponse\x12K\n\x0cSelectStream\x12\x1b.slateloop.v1.SelectRequest\x1a\x1a.slateloop.v1.SelectResult(\x01\x30\x01\x12\x43\n\x06\x41ssign\x12\x1b.slateloop.v1.AssignRequest\x1a\x1c.slateloop.v1.AssignResponse\x12I\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x1d.slateloop.v1.FeedbackRequest\x1a\x1e.slateloop.v1.FeedbackResponse\x12L\n\tGetPolicy\x12\x1e.slateloop.v1.GetPolicyRequest\x1a\x1f.slateloop.v1.GetPolicyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/policy.proto\x12\x0cslateloop.v1\x1a\x13protos/events.proto\"y\n\x0c\x46\x65\x61tureValue\x12\x10\n\x06number\x18\x01 \x01(\x01H\x00\x12\x0e\n\x04\x66lag\x18\x02 \x01(\x08H\x00\x12\x12\n\x08\x63\x61tegory\x18\x03 \x01(\tH\x00\x12+\n\x07numbers\x18\x04 \x01(\x0b\x32\x18.slateloop.v1.NumberListH\x00\x42\x06\n\x04kind\"\x1c\n\nNumberList\x12\x0e\n\x06values\x18\x01 \x03(\x01\"\xb4\x01\n\x07\x43ontext\x12\x35\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32#.slateloop.v1.Context.FeaturesEntry\x12\x0e\n\x06packed\x18\x02 \x01(\x0c\x12\x15\n\rschema_digest\x18\x03 \x01(\t\x1aK\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.slateloop.v1.FeatureValue:\x02\x38\x01\"\xa1\x01\n\x11\x43\x61ndidateFeatures\x12?\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32-.slateloop.v1.CandidateFeatures.FeaturesEntry\x1aK\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.slateloop.v1.FeatureValue:\x02\x38\x01\"\xe9\x02\n\rSelectRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x0f\n\x07unit_id\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12&\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x15.slateloop.v1.Context\x12.\n\ncandidates\x18\x06 \x01(\x0b\x32\x1a.slateloop.v1.CandidateSet\x12;\n\x12\x63\x61ndidate_features\x18\x07 \x03(\x0b\x32\x1f.slateloop.v1.CandidateFeatures\x12\x17\n\nslate_size\x18\x08 \x01(\rH\x00\x88\x01\x01\x12\x0f\n\x07\x65xplain\x18\t \x01(\x08\x12\x1a\n\x12parent_decision_id\x18\n \x01(\x0c\x12\x17\n\x0fsnapshot_digest\x18\x0b \x01(\t\x12\x12\n\nsticky_arm\x18\x0c \x01(\tB\r\n\x0b_slate_size\"\x82\x01\n\x0b\x45xplanation\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x13\n\x0buncertainty\x18\x03 \x01(\x01\x12\x31\n\rcontributions\x18\x04 \x03(\x0b\x32\x1a.slateloop.v1.Contribution\x12\x0c\n\x04rule\x18\x05 \x01(\t\".\n\x0c\x43ontribution\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"\xb6\x02\n\x0eSelectResponse\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x0c\x12!\n\x05slots\x18\x02 \x03(\x0b\x32\x12.slateloop.v1.Slot\x12\x18\n\x10joint_propensity\x18\x03 \x01(\x01\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x17\n\x0fsnapshot_digest\x18\x05 \x01(\t\x12\x0b\n\x03\x61rm\x18\x06 \x01(\t\x12\x17\n\x0f\x61rm_probability\x18\x07 \x01(\x01\x12.\n\x08\x66\x61llback\x18\x08 \x01(\x0e\x32\x1c.slateloop.v1.FallbackReason\x12\x0e\n\x06logged\x18\t \x01(\x08\x12/\n\x0c\x65xplanations\x18\n \x03(\x0b\x32\x19.slateloop.v1.Explanation\x12\x12\n\nrequest_id\x18\x0b \x01(\t\"C\n\x12SelectBatchRequest\x12-\n\x08requests\x18\x01 \x03(\x0b\x32\x1b.slateloop.v1.SelectRequest\"x\n\x0cSelectResult\x12\x30\n\x08response\x18\x01 \x01(\x0b\x32\x1c.slateloop.v1.SelectResponseH\x00\x12+\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1a.slateloop.v1.RequestErrorH\x00\x42\t\n\x07outcome\"<\n\x0cRequestError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\"B\n\x13SelectBatchResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.slateloop.v1.SelectResult\"z\n\rAssignRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x0f\n\x07unit_id\x18\x03 \x01(\t\x12&\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x15.slateloop.v1.Context\x12\x12\n\nsticky_arm\x18\x05 \x01(\t\"\xb5\x01\n\x0e\x41ssignResponse\x12\x0b\n\x03\x61rm\x18\x01 \x01(\t\x12\x17\n\x0f\x61rm_probability\x18\x02 \x01(\x01\x12\x0e\n\x06policy\x18\x03 \x01(\t\x12\x17\n\x0fsnapshot_digest\x18\x04 \x01(\t\x12+\n\narm_source\x18\x05 \x01(\x0e\x32\x17.slateloop.v1.ArmSource\x12\x16\n\x0eineligible_for\x18\x06 \x03(\t\x12\x0f\n\x07\x65xposed\x18\x07 \x01(\x08\"6\n\x0f\x46\x65\x65\x64\x62\x61\x63kRequest\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.slateloop.v1.Event\"$\n\x10\x46\x65\x65\x64\x62\x61\x63kResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r\"0\n\x10GetPolicyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\"\xff\x01\n\x11GetPolicyResponse\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x17\n\x0fsnapshot_digest\x18\x02 \x01(\t\x12\x1d\n\x15training_watermark_us\x18\x03 \x01(\x03\x12\x15\n\rconfig_digest\x18\x04 \x01(\t\x12\x15\n\rschema_digest\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x63tions\x18\x06 \x03(\t\x12\x33\n\x10\x63ontext_features\x18\x07 \x03(\x0b\x32\x19.slateloop.v1.SchemaField\x12\x13\n\x0bkill_switch\x18\x08 \x01(\x08\x12\x19\n\x11\x63\x61talogue_version\x18\t \x01(\t\"7\n\x0bSchemaField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\r2\xd3\x03\n\rPolicyService\x12\x43\n\x06Select\x12\x1b.slateloop.v1.SelectRequest\x1a\x1c.slateloop.v1.SelectResponse\x12R\n\x0bSelectBatch\x12 .slateloop.v1.SelectBatchRequest\x1a!.slateloop.v1.SelectBatchResponse\x12K\n\x0cSelectStream\x12\x1b.slateloop.v1.SelectRequest\x1a\x1a.slateloop.v1.SelectResult(\x01\x30\x01\x12\x43\n\x06\x41ssign\x12\x1b.slateloop.v1.AssignRequest\x1a\x1c.slateloop.v1.AssignResponse\x12I\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x1d.slateloop.v1.FeedbackRequest\x1a\x1e.slateloop.v1.FeedbackResponse\x12L\n\tGetPolicy\x12\x1e.slateloop.v1.GetPolicyRequest\x1a\x1f.slateloop.v1.GetPolicyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,35 +49,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANDIDATEFEATURES_FEATURESENTRY']._serialized_start=317
   _globals['_CANDIDATEFEATURES_FEATURESENTRY']._serialized_end=392
   _globals['_SELECTREQUEST']._serialized_start=559
-  _globals['_SELECTREQUEST']._serialized_end=900
-  _globals['_EXPLANATION']._serialized_start=903
-  _globals['_EXPLANATION']._serialized_end=1033
-  _globals['_CONTRIBUTION']._serialized_start=1035
-  _globals['_CONTRIBUTION']._serialized_end=1081
-  _globals['_SELECTRESPONSE']._serialized_start=1084
-  _globals['_SELECTRESPONSE']._serialized_end=1394
-  _globals['_SELECTBATCHREQUEST']._serialized_start=1396
-  _globals['_SELECTBATCHREQUEST']._serialized_end=1463
-  _globals['_SELECTRESULT']._serialized_start=1465
-  _globals['_SELECTRESULT']._serialized_end=1585
-  _globals['_REQUESTERROR']._serialized_start=1587
-  _globals['_REQUESTERROR']._serialized_end=1647
-  _globals['_SELECTBATCHRESPONSE']._serialized_start=1649
-  _globals['_SELECTBATCHRESPONSE']._serialized_end=1715
-  _globals['_ASSIGNREQUEST']._serialized_start=1717
-  _globals['_ASSIGNREQUEST']._serialized_end=1779
-  _globals['_ASSIGNRESPONSE']._serialized_start=1781
-  _globals['_ASSIGNRESPONSE']._serialized_end=1876
-  _globals['_FEEDBACKREQUEST']._serialized_start=1878
-  _globals['_FEEDBACKREQUEST']._serialized_end=1932
-  _globals['_FEEDBACKRESPONSE']._serialized_start=1934
-  _globals['_FEEDBACKRESPONSE']._serialized_end=1970
-  _globals['_GETPOLICYREQUEST']._serialized_start=1972
-  _globals['_GETPOLICYREQUEST']._serialized_end=2020
-  _globals['_GETPOLICYRESPONSE']._serialized_start=2023
-  _globals['_GETPOLICYRESPONSE']._serialized_end=2278
-  _globals['_SCHEMAFIELD']._serialized_start=2280
-  _globals['_SCHEMAFIELD']._serialized_end=2335
-  _globals['_POLICYSERVICE']._serialized_start=2338
-  _globals['_POLICYSERVICE']._serialized_end=2805
+  _globals['_SELECTREQUEST']._serialized_end=920
+  _globals['_EXPLANATION']._serialized_start=923
+  _globals['_EXPLANATION']._serialized_end=1053
+  _globals['_CONTRIBUTION']._serialized_start=1055
+  _globals['_CONTRIBUTION']._serialized_end=1101
+  _globals['_SELECTRESPONSE']._serialized_start=1104
+  _globals['_SELECTRESPONSE']._serialized_end=1414
+  _globals['_SELECTBATCHREQUEST']._serialized_start=1416
+  _globals['_SELECTBATCHREQUEST']._serialized_end=1483
+  _globals['_SELECTRESULT']._serialized_start=1485
+  _globals['_SELECTRESULT']._serialized_end=1605
+  _globals['_REQUESTERROR']._serialized_start=1607
+  _globals['_REQUESTERROR']._serialized_end=1667
+  _globals['_SELECTBATCHRESPONSE']._serialized_start=1669
+  _globals['_SELECTBATCHRESPONSE']._serialized_end=1735
+  _globals['_ASSIGNREQUEST']._serialized_start=1737
+  _globals['_ASSIGNREQUEST']._serialized_end=1859
+  _globals['_ASSIGNRESPONSE']._serialized_start=1862
+  _globals['_ASSIGNRESPONSE']._serialized_end=2043
+  _globals['_FEEDBACKREQUEST']._serialized_start=2045
+  _globals['_FEEDBACKREQUEST']._serialized_end=2099
+  _globals['_FEEDBACKRESPONSE']._serialized_start=2101
+  _globals['_FEEDBACKRESPONSE']._serialized_end=2137
+  _globals['_GETPOLICYREQUEST']._serialized_start=2139
+  _globals['_GETPOLICYREQUEST']._serialized_end=2187
+  _globals['_GETPOLICYRESPONSE']._serialized_start=2190
+  _globals['_GETPOLICYRESPONSE']._serialized_end=2445
+  _globals['_SCHEMAFIELD']._serialized_start=2447
+  _globals['_SCHEMAFIELD']._serialized_end=2502
+  _globals['_POLICYSERVICE']._serialized_start=2505
+  _globals['_POLICYSERVICE']._serialized_end=2972
 # @@protoc_insertion_point(module_scope)

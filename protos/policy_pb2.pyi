@@ -190,6 +190,7 @@ class SelectRequest(_message.Message):
     EXPLAIN_FIELD_NUMBER: _builtins.int
     PARENT_DECISION_ID_FIELD_NUMBER: _builtins.int
     SNAPSHOT_DIGEST_FIELD_NUMBER: _builtins.int
+    STICKY_ARM_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant, empty = "default"."""
     task: _builtins.str
@@ -206,6 +207,8 @@ class SelectRequest(_message.Message):
     """Decision that this one belongs to, 16 bytes, or empty."""
     snapshot_digest: _builtins.str
     """Snapshot that must decide (64 hex digits), or empty for whatever serves now; one that is not loaded is refused."""
+    sticky_arm: _builtins.str
+    """Arm that the unit had before ("experiment/arm"), or empty: it keeps it while it is in that experiment's segments and its target."""
     @_builtins.property
     def context(self) -> Global___Context: ...
     @_builtins.property
@@ -230,10 +233,11 @@ class SelectRequest(_message.Message):
         explain: _builtins.bool = ...,
         parent_decision_id: _builtins.bytes = ...,
         snapshot_digest: _builtins.str = ...,
+        sticky_arm: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_slate_size", b"_slate_size", "candidates", b"candidates", "context", b"context", "slate_size", b"slate_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_slate_size", b"_slate_size", "candidate_features", b"candidate_features", "candidates", b"candidates", "context", b"context", "explain", b"explain", "parent_decision_id", b"parent_decision_id", "request_id", b"request_id", "slate_size", b"slate_size", "snapshot_digest", b"snapshot_digest", "task", b"task", "tenant", b"tenant", "unit_id", b"unit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_slate_size", b"_slate_size", "candidate_features", b"candidate_features", "candidates", b"candidates", "context", b"context", "explain", b"explain", "parent_decision_id", b"parent_decision_id", "request_id", b"request_id", "slate_size", b"slate_size", "snapshot_digest", b"snapshot_digest", "sticky_arm", b"sticky_arm", "task", b"task", "tenant", b"tenant", "unit_id", b"unit_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__slate_size: _TypeAlias = _typing.Literal["slate_size"]  # noqa: Y015
     _WhichOneofArgType__slate_size: _TypeAlias = _typing.Literal["_slate_size", b"_slate_size"]  # noqa: Y015
@@ -471,19 +475,29 @@ class AssignRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     UNIT_ID_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    STICKY_ARM_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     task: _builtins.str
     unit_id: _builtins.str
+    sticky_arm: _builtins.str
+    """As in SelectRequest."""
+    @_builtins.property
+    def context(self) -> Global___Context:
+        """Features that the experiments' targets ask for; those that are missing take their defaults, or the unit's own where they are held."""
+
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         task: _builtins.str = ...,
         unit_id: _builtins.str = ...,
+        context: Global___Context | None = ...,
+        sticky_arm: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["task", b"task", "tenant", b"tenant", "unit_id", b"unit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "sticky_arm", b"sticky_arm", "task", b"task", "tenant", b"tenant", "unit_id", b"unit_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -497,11 +511,22 @@ class AssignResponse(_message.Message):
     ARM_PROBABILITY_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     SNAPSHOT_DIGEST_FIELD_NUMBER: _builtins.int
+    ARM_SOURCE_FIELD_NUMBER: _builtins.int
+    INELIGIBLE_FOR_FIELD_NUMBER: _builtins.int
+    EXPOSED_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
     arm_probability: _builtins.float
-    """Probability of the arm for this unit, in (0, 1]."""
+    """Probability of the arm for this unit, in (0, 1]; see Decision.arm_probability."""
     policy: _builtins.str
     snapshot_digest: _builtins.str
+    arm_source: _events_pb2.ArmSource.ValueType
+    """How the unit came to be in the arm."""
+    exposed: _builtins.bool
+    """true = the exposure stands in the feedback log."""
+    @_builtins.property
+    def ineligible_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Experiments whose target the unit is not, by name."""
+
     def __init__(
         self,
         *,
@@ -509,10 +534,13 @@ class AssignResponse(_message.Message):
         arm_probability: _builtins.float = ...,
         policy: _builtins.str = ...,
         snapshot_digest: _builtins.str = ...,
+        arm_source: _events_pb2.ArmSource.ValueType = ...,
+        ineligible_for: _abc.Iterable[_builtins.str] | None = ...,
+        exposed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "arm_probability", b"arm_probability", "policy", b"policy", "snapshot_digest", b"snapshot_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "arm_probability", b"arm_probability", "arm_source", b"arm_source", "exposed", b"exposed", "ineligible_for", b"ineligible_for", "policy", b"policy", "snapshot_digest", b"snapshot_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

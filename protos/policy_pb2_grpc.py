@@ -91,7 +91,7 @@ class PolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Assign(self, request, context):
-        """Which arm a unit is in, without deciding a slate.
+        """Which arm a unit is in, without deciding a slate; an arm that was drawn is logged as exposure (a Signal named "exposure:TASK:ARM").
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -104,8 +104,13 @@ class AlikeBatches:
 
 
 def _coverable(rules: TaskRules, served: Served) -> bool:
-    """One policy decides for all, and each draw follows from its decision's id alone."""
-    return served.challenger is None and rules.policy.section.draw_by == "decision" and rules.policy.section.range is None
+    """One policy decides for all, with nothing beside, and each draw follows from its decision's id alone."""
+    return (
+        served.challenger is None
+        and served.beside is None
+        and rules.policy.section.draw_by == "decision"
+        and rules.policy.section.range is None
+    )
 
 
 def _hashes(batch: Alike) -> list[bytes]:

@@ -4,6 +4,7 @@ The handler sees each call where it arrives, before it waits for a thread, and d
 UNKNOWN, and an interceptor around its own stubs costs a tenth of a decision.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -17,6 +18,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from serving.call_threads import message_arrived
+from serving.door.door import Door
+from serving.door.tokens import Caller
 from serving.errors import DeadlineExceeded, LogUnavailable, Overloaded, RequestRefused, ServerFault, ServingError
 from serving.observers import Observer
 from serving.tracing import CallSpan
@@ -24,6 +27,8 @@ from serving.tracing import CallSpan
 __all__ = ["Arrived", "CallHandler", "Method", "Shortcut", "Stream", "status_of"]
 
 _logger = logging.getLogger(__name__)
+# For calls that want to know who calls, where nobody is asked.
+_OPEN = Door(tokens=None, limits=None)
 
 
 class Method(NamedTuple):
@@ -35,6 +40,8 @@ class Method(NamedTuple):
     decode: Callable[[bytes], Any]
     answer: Callable[[Any], bytes]
     answer_all: Callable[[Sequence[Any]], Sequence[bytes | Exception]] | None = None
+    #: In place of `answer`, for calls that want to know who calls.
+    answer_as: Callable[[Any, Caller], bytes] | None = None
 
 
 class Stream(NamedTuple):
@@ -73,14 +80,18 @@ class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
         max_streams: int,
         new_error_id: Callable[[], str],
         observer: Observer | None = None,
+        door: Door | None = None,
     ) -> None:
-        self._methods = methods
+        """`door`: who may come in; None = everyone, and nothing is asked."""
+        self._methods, self._door = methods, door
         self._deadline_cap_s = deadline_cap_s
         self._streams_left = threading.Semaphore(max_streams)
         self._new_error_id = new_error_id
         self._observer = observer or Observer()
         #: Is there somebody who keeps spans?
         self.traced = CallSpan.wanted()
+        #: Is the metadata of each call asked for?
+        self.reads_metadata = self.traced or door is not None
 
     def service(self, handler_call_details: Any) -> Any:
         """Called where the call arrives, before it waits for a thread."""
@@ -99,6 +110,8 @@ class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
         span = CallSpan(name, dict(context.invocation_metadata())) if self.traced else None
         try:
             self._check_wait(arrived_s, context)
+            if self._door is not None or method.answer_as is not None:
+                return self._admitted(method, name, request, context.invocation_metadata())
             return method.answer(_decoded(method.decode, request))
         except Exception as error:
             known = self._known(error, name)
@@ -108,6 +121,14 @@ class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
             self._observer.ended(name, code, time.monotonic() - arrived_s)
             if span is not None:
                 span.end(code, _number(code))
+
+    def _admitted(self, method: Method, name: str, request: bytes, metadata: Any) -> bytes:
+        """Answers a call through the door."""
+        door = self._door or _OPEN
+        caller = door.enter(name, dict(metadata))
+        message = _decoded(method.decode, request)
+        with door.within(caller, message):
+            return method.answer(message) if method.answer_as is None else method.answer_as(message, caller)
 
     def answer_all(self, name: str, arrived: Arrived, *, shortcut: Shortcut | None = None) -> list[bytes | ServingError]:
         """Answers calls of one method that a transport brings together, each as it would be by itself.
@@ -129,20 +150,26 @@ class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
         method = self._methods[name]
         assert isinstance(method, Method) and method.answer_all is not None, f"{name} is not answered together"
         answers: list[bytes | Exception | None] = [None] * len(arrived.messages)
-        if shortcut is not None and not arrived.overdue and max(arrived.waited_s) <= self._deadline_cap_s:
+        # What a shortcut answers never becomes a message, whose tenant could be asked for.
+        if shortcut is not None and self._door is None and not arrived.overdue and max(arrived.waited_s) <= self._deadline_cap_s:
             answers = [*self._by_shortcut(shortcut, arrived.messages)]
         requests, places = [], []
-        for place, message in enumerate(arrived.messages):
-            if answers[place] is not None:
-                continue
-            try:
-                self._check_waited(arrived.waited_s[place], 0.0 if place in arrived.overdue else None)
-                requests.append(_decoded(method.decode, message))
-                places.append(place)
-            except Exception as error:
-                answers[place] = error
-        for place, answer in zip(places, method.answer_all(requests) if requests else (), strict=True):
-            answers[place] = answer
+        with contextlib.ExitStack() as within:
+            for place, message in enumerate(arrived.messages):
+                if answers[place] is not None:
+                    continue
+                try:
+                    self._check_waited(arrived.waited_s[place], 0.0 if place in arrived.overdue else None)
+                    caller = self._door.enter(name, arrived.metadata[place]) if self._door is not None else None
+                    request = _decoded(method.decode, message)
+                    if self._door is not None and caller is not None:
+                        within.enter_context(self._door.within(caller, request))
+                    requests.append(request)
+                    places.append(place)
+                except Exception as error:
+                    answers[place] = error
+            for place, answer in zip(places, method.answer_all(requests) if requests else (), strict=True):
+                answers[place] = answer
         return cast(list[bytes | Exception], answers)
 
     def _by_shortcut(self, shortcut: Shortcut, messages: Sequence[bytes]) -> Sequence[bytes | None]:
@@ -160,16 +187,23 @@ class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
     def _converse(self, method: Stream, name: str, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         if not self._streams_left.acquire(blocking=False):
             self._abort(context, Overloaded("max_streams: all streams are taken; close one, or use SelectBatch"))
+        metadata = dict(context.invocation_metadata()) if self._door is not None else {}
         try:
             for request in requests:
-                yield self._turn(method, name, request)
+                yield self._turn(method, name, request, metadata)
         finally:
             self._streams_left.release()
 
-    def _turn(self, method: Stream, name: str, request: bytes) -> bytes:
+    def _turn(self, method: Stream, name: str, request: bytes, metadata: Mapping[str, str]) -> bytes:
         arrived_s, code = time.monotonic(), "OK"
         try:
-            return method.answer(_decoded(method.decode, request))
+            if self._door is None:
+                return method.answer(_decoded(method.decode, request))
+            # Each time: a stream may outlive its token.
+            caller = self._door.enter(name, metadata)
+            message = _decoded(method.decode, request)
+            with self._door.within(caller, message):
+                return method.answer(message)
         except Exception as error:
             known = self._known(error, name)
             code = known.code
@@ -197,13 +231,18 @@ class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 def status_of(error: ServingError) -> status_pb2.Status:
-    """The error as google.rpc.Status, with the path of the field at fault as BadRequest detail."""
-    details = []
+    """The error as google.rpc.Status, with the path of the field at fault as BadRequest detail, and RetryInfo where a wait helps."""
+    given: list[Any] = []
     if error.field:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
-        packed = any_pb2.Any()
-        packed.Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-        details.append(packed)
+        given.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if isinstance(error, Overloaded) and error.retry_after_s is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        given.append(retry)
+    details = [any_pb2.Any() for _ in given]
+    for packed, detail in zip(details, given, strict=True):
+        packed.Pack(detail)
     return status_pb2.Status(code=_number(error.code), message=str(error), details=details)
 
 

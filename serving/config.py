@@ -1,5 +1,6 @@
-"""What users write for this room: the server's own YAML, and the sections `traffic` and `limits` of a task."""
+"""What users write for this room: the server's own YAML, and the section `limits` of a task."""
 
+import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -7,8 +8,9 @@ from typing import Any, Literal
 import pydantic
 
 from protos import config
+from serving.door.section import Auth, TenantLimits, Tls
 
-__all__ = ["Limits", "ServerConfig", "Traffic", "load_server_config"]
+__all__ = ["Limits", "ServerConfig", "load_server_config"]
 
 
 class ServerConfig(config.StrictModel):
@@ -47,7 +49,7 @@ class ServerConfig(config.StrictModel):
     #: Kafka that the logs are shipped to, `host:port,...`; empty = they are not, and one joiner reads them where they are.
     bootstrap: str = ""
     #: librdkafka's own settings, laid over ours (security, client id); idempotence, acks and partitioner stay.
-    kafka: dict[str, str | int | float | bool] = pydantic.Field(default_factory=dict)
+    kafka: dict[str, str | int | float | bool] = pydantic.Field(default_factory=dict, repr=False)
     #: What the broker may be behind the log, bytes, >= 1 MiB, and seconds, > 0; beyond it nothing is acknowledged.
     log_max_bytes: int = pydantic.Field(default=1 << 30, ge=1 << 20)
     log_max_age_s: float = pydantic.Field(default=3600.0, gt=0.0)
@@ -61,8 +63,42 @@ class ServerConfig(config.StrictModel):
     reload_jitter_s: float = pydantic.Field(default=0.0, ge=0.0, le=600.0)
     #: How far an event of Feedback may lie in the future, seconds, >= 0.
     max_future_s: float = pydantic.Field(default=86_400.0, ge=0.0)
+    #: Folder of unit features, one below it a tenant, as `attribution unit-features` writes them; empty = none are held.
+    unit_features: str = ""
+    #: How often the features of requests are compared with those of the training rows, seconds, > 0; null = never.
+    drift_s: float | None = pydantic.Field(default=30.0, gt=0.0)
     #: Let clients list services and messages (gRPC reflection).
     reflection: bool = False
+    #: Certificates: `{certificate: PATH, key: PATH, client_ca: PATH}`; null = no TLS. With `client_ca` every client needs a certificate.
+    tls: Tls | None = None
+    #: Tokens: `{keys: PATH, audience: NAME}`; null = nobody is asked for one.
+    auth: Auth | None = None
+    #: Limits by tenant, "*" = every other: `{"*": {rate_per_s: 1000, burst: 2000, concurrent: 64}}`; a tenant that is not here has none.
+    tenants: dict[str, TenantLimits] = pydantic.Field(default_factory=dict)
+    #: Where the admin service listens, `host:port` (port 0 takes any free one); empty = nowhere. On another address than this machine's own
+    #: it needs `auth` and `tls`.
+    admin_address: str = pydantic.Field(default="", pattern=r"^$|^.+:\d{1,5}$")
+    #: A connection without a call is closed after this, seconds, > 0 (its client opens another), and any after `max_connection_age_s`.
+    max_connection_idle_s: float = pydantic.Field(default=900.0, gt=0.0)
+    #: Seconds, > 0; null = never. Calls that run may end within `drain_grace_s`.
+    max_connection_age_s: float | None = pydantic.Field(default=None, gt=0.0)
+
+    @pydantic.model_validator(mode="after")
+    def _admits_only_known_operators(self) -> "ServerConfig":
+        local = _is_local(self.admin_address.rpartition(":")[0])
+        if self.admin_address and not local and (self.auth is None or self.tls is None):
+            raise ValueError(
+                f"admin_address = {self.admin_address!r}: reachable from elsewhere; declare `auth` and `tls`, or use 127.0.0.1"
+            )
+        return self
+
+
+def _is_local(host: str) -> bool:
+    """Is it an address of this machine that no other reaches? Names but `localhost` are not looked up."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 class Limits(config.StrictModel):
@@ -72,10 +108,6 @@ class Limits(config.StrictModel):
     max_candidates: int = pydantic.Field(default=128, ge=1, le=10_000)
     #: Slots that a slate may have, 1..64.
     max_slots: int = pydantic.Field(default=8, ge=1, le=64)
-
-
-class Traffic(config.StrictModel):
-    """The section `traffic` of a task's file. The champion takes all of it: there are no keys yet, and any key is refused."""
 
 
 def load_server_config(path: Path | None, *, overrides: Sequence[str] = ()) -> tuple[ServerConfig, dict[str, Any]]:

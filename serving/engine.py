@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from bandits.traffic import PINNED_ARM, whole
 from protos.policy_pb2 import SelectRequest, SelectResponse
@@ -14,9 +14,10 @@ from serving.fallback import unlogged
 from serving.idempotency import RequestKey, RequestMemory
 from serving.observers import Observed, Observer
 from serving.plain import PlainReaders, PlainRequest
-from serving.record import Recorded, record
+from serving.record import DECISION_ID, Recorded, record
 from serving.snapshots import WHOLE, Served, SnapshotHolder
 from serving.tasks import TaskKey, TaskRules
+from serving.traffic.shadow import Shadows
 from serving.validate import Selection, find_task, validate
 
 __all__ = ["Engine"]
@@ -45,10 +46,12 @@ class Engine:
         new_request_id: Callable[[], str],
         fall_back: bool = False,
         observer: Observer | None = None,
+        shadows: Shadows | None = None,
     ) -> None:
         """`append` puts serialised Decisions into the decision log and sets their time, or raises LogUnavailable.
 
         `new_request_id` names a request that has no id. `fall_back`: answer with unlogged fallbacks while the log takes nothing.
+        `shadows`: scores decisions by policies that are not shown.
         """
         self.rules: Mapping[TaskKey, TaskRules] = {key: holder.rules for key, holder in holders.items()}
         self._holders = holders
@@ -57,6 +60,7 @@ class Engine:
         self._new_request_id = new_request_id
         self._fall_back = fall_back
         self._observer = observer or Observer()
+        self._shadows = shadows
         #: Reads the bytes of requests, for `answer`.
         self.readers = PlainReaders(holders, new_request_id=new_request_id)
         parts: dict[str, Any] = {"append": append, "memory": memory, "new_request_id": new_request_id, "observer": self._observer}
@@ -140,8 +144,17 @@ class Engine:
             raise
         for made in recorded:
             self._settle(admitted[made.place], made, answers)
+        if self._shadows is not None:
+            self._leave_for_shadows(self._shadows, admitted, recorded)
         appended_s = timer()
         self._observer.batch(Observed(len(admitted), len(bodies), admitted_s - started_s, decided_s - admitted_s, appended_s - decided_s))
+
+    def _leave_for_shadows(self, shadows: Shadows, admitted: Sequence[_Admitted], recorded: Sequence[Recorded]) -> None:
+        for made in recorded:
+            asked = admitted[made.place].asked
+            served = self._holders[asked.selection.rules.key].served
+            if made.fault is None and served.beside is not None and served.beside.shadows:
+                shadows.take([(asked, made.body[DECISION_ID])], served.beside.shadows, served)
 
     def _settle(self, item: _Admitted, made: Recorded, answers: list[Answer]) -> None:
         """Answers a request whose decision stands in the log, or that has none."""
@@ -163,6 +176,8 @@ class Engine:
 
 
 def _asked(selection: Selection, served: Served) -> Asked:
+    if served.beside is not None:
+        return cast(Asked, served.beside.asked(selection, served))
     if not selection.pinned and served.challenger is None:
         return Asked(selection, served.deciding, WHOLE, served.kill_switch)
     if selection.pinned:

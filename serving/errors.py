@@ -4,8 +4,12 @@ ServingError
 ├── RequestRefused           INVALID_ARGUMENT     a field of the request is at fault; `field` is its path
 │   ├── NotFound             NOT_FOUND            no such task for this tenant
 │   ├── SnapshotNotServed    FAILED_PRECONDITION  the pinned snapshot is not loaded
-│   └── RequestIdReused      ALREADY_EXISTS       the request id belongs to another body
-├── Overloaded               RESOURCE_EXHAUSTED   too many calls at once, or a message beyond the limit
+│   ├── RequestIdReused      ALREADY_EXISTS       the request id belongs to another body
+│   └── MoveRefused          FAILED_PRECONDITION  a move of the traffic that the store, or a verdict, does not allow
+├── Unauthenticated          UNAUTHENTICATED      no token came, or none that is taken here
+├── PermissionDenied         PERMISSION_DENIED    the token does not allow this call
+├── Outdated                 ABORTED              another operator moved it since it was read
+├── Overloaded               RESOURCE_EXHAUSTED   too many calls at once, a tenant's limit, or a message beyond the limit
 ├── DeadlineExceeded         DEADLINE_EXCEEDED    the answer would come too late
 ├── Unavailable              UNAVAILABLE          not now; the same request may be sent again
 │   ├── NotReady                                  no snapshot of the task is warm yet
@@ -22,14 +26,18 @@ __all__ = [
     "DemoError",
     "LogBusy",
     "LogUnavailable",
+    "MoveRefused",
     "NotFound",
     "NotReady",
+    "Outdated",
     "Overloaded",
+    "PermissionDenied",
     "RequestIdReused",
     "RequestRefused",
     "ServerFault",
     "ServingError",
     "SnapshotNotServed",
+    "Unauthenticated",
     "Unavailable",
 ]
 
@@ -69,10 +77,41 @@ class RequestIdReused(RequestRefused):
     code = "ALREADY_EXISTS"
 
 
+class MoveRefused(RequestRefused):
+    """The champion, or the traffic, may not be moved so: the verdict does not allow it, or there is nothing to go back to."""
+
+    code = "FAILED_PRECONDITION"
+
+
+class Unauthenticated(ServingError):
+    """No token came, or none that is taken here. What it held is never told."""
+
+    code = "UNAUTHENTICATED"
+
+
+class PermissionDenied(ServingError):
+    """The token is sound and does not allow this call."""
+
+    code = "PERMISSION_DENIED"
+
+
+class Outdated(ServingError):
+    """Another operator moved the pointer or the traffic since it was read: read it again and decide again."""
+
+    code = "ABORTED"
+
+
 class Overloaded(ServingError):
-    """The server sheds load, or a message is larger than it takes."""
+    """The server sheds load, a tenant is beyond its limit, or a message is larger than it takes.
+
+    `retry_after_s`: when to come again, seconds; None where nobody can tell.
+    """
 
     code = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineExceeded(ServingError):

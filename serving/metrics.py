@@ -11,13 +11,17 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.utils import floatToGoString
 
+from serving.drift import DriftWatch
 from serving.observers import Observed, Observer
 from serving.shipping import Lag, Shipper
 from serving.snapshots import SnapshotHolder
+from serving.traffic.shadow import Shadows
 
 __all__ = ["Metrics", "Watched"]
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+# Features of a task that are told of, those that moved most.
+_FEATURES = 50
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -28,6 +32,8 @@ class Watched(NamedTuple):
     lags: Mapping[str, Callable[[], Lag]]
     shippers: Mapping[str, Shipper]
     blocked: Mapping[str, Callable[[], bool]]
+    drift: DriftWatch | None = None
+    shadows: Shadows | None = None
 
 
 class Metrics(Observer):
@@ -124,6 +130,7 @@ class _Watcher:
         """The families of this moment."""
         yield from self._snapshots()
         yield from self._logs()
+        yield from self._beside()
 
     def _snapshots(self) -> Iterable[Any]:
         info = GaugeMetricFamily("slateloop_snapshot", "1 for the snapshot that decides.", labels=["task", "policy", "digest"])
@@ -137,6 +144,24 @@ class _Watcher:
                 info.add_metric([task, manifest.policy, holder.served.deciding.digest], 1.0)
                 age.add_metric([task], max(self._now_us() - manifest.created_us, 0) / 1e6)
         return (info, age, failures)
+
+    def _beside(self) -> Iterable[Any]:
+        psi = GaugeMetricFamily(
+            "slateloop_feature_psi", "Stability index of a feature against the training rows.", labels=["task", "feature"]
+        )
+        missing = GaugeMetricFamily("slateloop_feature_missing", "Share of requests that lacked a feature.", labels=["task", "feature"])
+        shadows = CounterMetricFamily(
+            "slateloop_shadow_decisions", "Decisions of shadow policies, by what became of them.", labels=["fate"]
+        )
+        watch, queue = self._watched.drift, self._watched.shadows
+        for (_, task), found in (watch.found if watch is not None else {}).items():
+            for name, one in sorted(found.features.items(), key=lambda item: -item[1].psi)[:_FEATURES]:
+                psi.add_metric([task, name], one.psi)
+                missing.add_metric([task, name], one.missing)
+        if queue is not None:
+            shadows.add_metric(["scored"], queue.scored)
+            shadows.add_metric(["left_out"], queue.left_out)
+        return (psi, missing, shadows)
 
     def _logs(self) -> Iterable[Any]:
         size = GaugeMetricFamily("slateloop_shipping_lag_bytes", "Bytes of a log that the broker does not have.", labels=["log"])

@@ -90,7 +90,7 @@ def gathered(handler: CallHandler, name: str, *, most: int, shortcut: Shortcut |
         answers = handler.answer_all(name, Arrived(messages, waited_s, overdue, own), shortcut=shortcut)
         return [answer if isinstance(answer, bytes) else _refusal(answer) for answer in answers]
 
-    return Gathered(name, answer_all, most=most, with_metadata=handler.traced)
+    return Gathered(name, answer_all, most=most, with_metadata=handler.reads_metadata)
 
 
 def _refusal(error: ServingError) -> Answer:

@@ -1,8 +1,9 @@
 """Plain requests that come together, decided without a Python object a request: the native front reads them and writes what they become.
 
 What stays here: which policy decides and in which arm a unit is (`Served.assigned`), what was answered to a request id before
-(`RequestMemory`), and the program that decides. Requests of tasks whose actions are ranges, and whatever `serving.plain` would not read,
-are left to the engine, which is the definition of all of it: a test compares the bytes.
+(`RequestMemory`), and the program that decides. Requests of tasks whose actions are ranges or that have something beside a decision
+(serving/traffic), and whatever `serving.plain` would not read, are left to the engine, which is the definition of all of it: a test
+compares the bytes.
 """
 
 import itertools
@@ -149,7 +150,7 @@ class Planned:
         if kept is not None and kept.rules is rules and kept.served is served:
             return
         kept = self._kept[number] = _Kept(rules, served, [])
-        coverable = rules.policy.section.range is None and rules.context_size > 0
+        coverable = rules.policy.section.range is None and rules.context_size > 0 and served.beside is None
         self._planner.keep(number, **(_about(kept) if coverable else _nothing()))
         if served.challenger is None:
             self._add_arm(number, kept, _Arm(served.deciding, WHOLE))

@@ -23,9 +23,11 @@ from serving.tasks import TaskRules
 from serving.validate import Selection, refuse_unsound
 from serving.wire import SLOT_NUMBERS_BYTES, double, head, length_delimited, slot_numbers_of
 
-__all__ = ["DecidedBy", "Recorded", "Shared", "record", "shared_fields", "slot_blocks", "whole_slates"]
+__all__ = ["DECISION_ID", "DecidedBy", "Recorded", "Shared", "record", "shared_fields", "slot_blocks", "whole_slates"]
 
 
+#: Where the decision id stands in a body.
+DECISION_ID = slice(2, 18)
 # Rows at a time from which their slots are laid out together.
 _FEW = 16
 
@@ -144,7 +146,7 @@ def _recorded(decided: Decided, row: int, slate: list[int], columns: _Columns, s
         context,
         *_candidate_set(selection),
         logged,
-        _seldom(selection) if selection.parent_decision_id or selection.defaulted else b"",
+        _seldom(selection) if selection.parent_decision_id or selection.defaulted or selection.further else b"",
     )
     response = (
         name,
@@ -230,7 +232,8 @@ def _candidate_set(selection: Selection) -> tuple[bytes, ...]:
 
 def _seldom(selection: Selection) -> bytes:
     """The fields that few decisions have."""
-    return Decision(parent_decision_id=selection.parent_decision_id, defaulted_features=selection.defaulted).SerializeToString()
+    given = Decision(parent_decision_id=selection.parent_decision_id, defaulted_features=selection.defaulted)
+    return given.SerializeToString() + selection.further
 
 
 def _explained(decided: Decided, row: int, slate: list[int]) -> bytes:

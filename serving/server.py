@@ -1,6 +1,5 @@
 """Puts the parts together behind grpcio's synchronous server, and takes them down in the order that loses nothing."""
 
-import concurrent.futures
 import contextlib
 import functools
 import logging
@@ -10,44 +9,47 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from bandits.first import ensure_champion
 from bandits.store import Store
-from protos import policy_pb2
 from protos.events_pb2 import Event
-from protos.log_files import DECISIONS, FEEDBACK
+from protos.log_files import DECISIONS, FEEDBACK, SHADOWS
 from protos.task import TaskFile
+from serving.admin import Admin, admin_methods
 from serving.bounds import LogBounds, LogGuard
 from serving.call_threads import CallThreads
-from serving.calls import CallHandler, Method, Shortcut, Stream
+from serving.calls import CallHandler, Method
 from serving.catalogues import CatalogueFile
 from serving.config import ServerConfig
 from serving.decision_log import LogWriter, Stamp, stamp_append, stamp_decision
+from serving.drift import DriftWatch
 from serving.engine import Engine
 from serving.errors import ServingError
 from serving.heartbeats import Heartbeats, heartbeat_event
 from serving.idempotency import RequestMemory
+from serving.listeners import SERVICE, bind, door_of, grpcio_server, native_server, policy_methods
 from serving.log_health import LogHealth
 from serving.metrics import Metrics, Watched
-from serving.native import Limits, NativeServer, front, gathered
+from serving.native import front
 from serving.planned import Planned, PlannedBatches
 from serving.request_ids import RequestIds
-from serving.servicer import GATHERED, Servicer, result
+from serving.servicer import Servicer
 from serving.shipping import Lag, Shipper, kafka_producer, lag_of
 from serving.snapshots import SnapshotHolder, SnapshotWatch
 from serving.tasks import TaskRules, rules_by_key
+from serving.traffic.keeper import keeper_of
+from serving.traffic.shadow import Shadows
+from serving.traffic.units import UnitTables
 from serving.turns import Alone, InTurn, Turns
 
 __all__ = ["ALL_OF_IT", "WORKER", "Part", "Server", "now_us"]
 
 _logger = logging.getLogger(__name__)
-_SERVICE = policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
-# A connection without a call is closed after so long; its client opens another when it has something to ask.
-_IDLE_MS = 600_000
+# Operators are few.
+_ADMIN_THREADS = 4
 # A message may take so long to follow its headers, however short the deadlines are.
 _MESSAGE_WITHIN_S = 1.0
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -85,10 +87,20 @@ class Server:
 
         Raises ConfigError, LogBusy, LogUnavailable, and ServingError where the address cannot be bound.
         """
-        self._config, self._part = config, part
+        self._config, self._part, self._door = config, part, door_of(config)
         rules = rules_by_key(tasks)
         self._stores = {key: Store(store, key[1]) for key in rules}
-        self._holders = {key: SnapshotHolder(self._stores[key], rule, catalogue=_file(catalogues, rule)) for key, rule in rules.items()}
+        tables = UnitTables(Path(config.unit_features)) if config.unit_features else None
+        self._holders = {
+            key: SnapshotHolder(
+                self._stores[key],
+                rule,
+                catalogue=_file(catalogues, rule),
+                keeper=keeper_of(self._stores[key], rule, tables=tables),
+                now_us=now_us,
+            )
+            for key, rule in rules.items()
+        }
         self._decisions = self._log(logs / DECISIONS, stamp_decision)
         self._feedback = self._log(logs / FEEDBACK, stamp_append)
         self._health = health.HealthServicer()
@@ -96,14 +108,21 @@ class Server:
         self.metrics = Metrics(now_us=now_us)
         self._shippers = {name: self._shipper(logs / name) for name in (DECISIONS, FEEDBACK) if config.bootstrap and part.ships}
         self._guards = {name: self._guard(logs / name) for name in (DECISIONS, FEEDBACK)}
-        self.metrics.watch(Watched(list(self._holders.values()), self._lags(logs), self._shippers, self._blocked()))
         self._metrics_server: Any = None
         #: Where Prometheus may ask, or empty.
         self.metrics_address = ""
         self._ready = self._drained = False
-        self._threads: list[SnapshotWatch | Heartbeats] = []
+        self._threads: list[SnapshotWatch | Heartbeats | DriftWatch] = []
+        self._shadow_log = self._log(logs / SHADOWS, stamp_append) if any(rule.traffic.shadows for rule in rules.values()) else None
+        self._shadows = Shadows(self._shadow_log.append_framed) if self._shadow_log is not None else None
+        self._drift = self._drift_watch(logs / DECISIONS)
+        watched = Watched(list(self._holders.values()), self._lags(logs), self._shippers, self._blocked(), self._drift, self._shadows)
+        self.metrics.watch(watched)
         self._grpc = self._grpc_server()
-        self.port = self._bind()
+        self.port = bind(self._grpc, config.address, tls=config.tls, key="address")
+        self._admin = self._admin_server() if config.admin_address else None
+        #: Where the admin service listens, or empty.
+        self.admin_address = self._admin_bound()
 
     @property
     def address(self) -> str:
@@ -115,6 +134,8 @@ class Server:
         self._set_health(_NOT_SERVING)
         self._serve_metrics()
         self._grpc.start()
+        if self._admin is not None:
+            self._admin.start()
         for shipper in self._shippers.values():
             shipper.start()
         for key, holder in self._holders.items():
@@ -127,6 +148,9 @@ class Server:
             SnapshotWatch(list(self._holders.values()), poll_s=self._config.poll_s, jitter_s=self._config.reload_jitter_s),
             Heartbeats(self._decisions, append=self._append_heartbeat, every_s=self._config.heartbeat_s, now_us=now_us),
         ]
+        if self._drift is not None:
+            self._drift.start()
+            self._threads.append(self._drift)
         self._ready = True
         self._set_health(_SERVING)
 
@@ -136,7 +160,9 @@ class Server:
             return
         self._drained = True
         self._health.enter_graceful_shutdown()
-        self._grpc.stop(self._config.drain_grace_s).wait()
+        ended = [server.stop(self._config.drain_grace_s) for server in (self._grpc, self._admin) if server is not None]
+        for event in ended:
+            event.wait()
         for thread in self._threads:
             thread.close()
         if self._config.final_heartbeat:
@@ -144,8 +170,11 @@ class Server:
                 self._decisions.append([heartbeat_event(final=True)])
         for shipper in self._shippers.values():
             shipper.close(timeout_s=self._config.drain_grace_s)
-        self._decisions.close()
-        self._feedback.close()
+        if self._shadows is not None:
+            self._shadows.close()
+        for log in (self._decisions, self._feedback, self._shadow_log):
+            if log is not None:
+                log.close()
         if self._metrics_server is not None:
             self._metrics_server.shutdown()
             self._metrics_server.server_close()
@@ -185,6 +214,10 @@ class Server:
             return Lag(0, 0.0)
         return self._shippers[log.name].lag if self._part.ships else lag_of(log, now_us=now_us())
 
+    def _drift_watch(self, log: Path) -> DriftWatch | None:
+        every_s = self._config.drift_s
+        return None if every_s is None else DriftWatch(log, self._holders, self._stores, every_s=every_s, now_us=now_us)
+
     def _log(self, path: Path, stamp: Stamp) -> LogWriter:
         config = self._config
         sizes: dict[str, Any] = {"segment_bytes": config.segment_bytes, "sync_s": config.sync_ms / 1e3}
@@ -196,22 +229,23 @@ class Server:
         servicer = self._servicer(memory)
         planned = self._planned(memory) if config.front == "native" else None
         calls = CallHandler(
-            _methods(servicer, batches=self._batches(planned, servicer)),
+            policy_methods(servicer, batches=self._batches(planned, servicer)),
             deadline_cap_s=config.deadline_cap_s,
             max_streams=config.max_streams,
             new_error_id=_new_id,
             observer=self.metrics,
+            door=self._door,
         )
         # A stream keeps its thread for as long as it lives.
         pool = CallThreads(config.threads + config.max_streams, message_within_s=max(config.deadline_cap_s, _MESSAGE_WITHIN_S))
         if planned is not None:
-            server: Any = native_server(calls, pool, config, self._part, shortcut=planned.answer)
+            server: Any = native_server(calls, pool, config, shares_port=self._part.shares_port, shortcut=planned.answer)
             self.metrics.registry.register(server.stages)
         else:
-            server = grpcio_server(calls, pool, config, self._part)
+            server = grpcio_server(calls, pool, config, shares_port=self._part.shares_port)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
-            reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+            reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server
 
     def _planned(self, memory: RequestMemory) -> Planned:
@@ -223,7 +257,8 @@ class Server:
         return Planned(front().Planner(), holders=self._holders, append_framed=append_framed, memory=memory, observer=self.metrics)
 
     def _batches(self, planned: Planned | None, servicer: Servicer) -> Method:
-        if planned is None:
+        # What the planner reads has claimed its request ids already: before the door has let it in.
+        if planned is None or self._door is not None:
             return Method(servicer.read_batch, servicer.select_batch)
 
         def answer_some(messages: Sequence[bytes]) -> list[Any]:
@@ -240,9 +275,11 @@ class Server:
             new_request_id=RequestIds(),
             fall_back=self._config.on_log_full == "fallback",
             observer=self.metrics,
+            shadows=self._shadows,
         )
         ahead_us = int(self._config.max_future_s * 1e6)
-        return Servicer(self._engine, append_feedback=self._append_feedback, latest_us=lambda: now_us() + ahead_us)
+        about: dict[str, Any] = {"now_us": now_us, "latest_us": lambda: now_us() + ahead_us}
+        return Servicer(self._engine, append_feedback=self._append_feedback, **about)
 
     def _append_decisions(self, bodies: Sequence[bytes]) -> None:
         with self._log_health[DECISIONS].watched():
@@ -266,61 +303,38 @@ class Server:
             self._guards[FEEDBACK].check()
             self._feedback.append(events)
 
-    def _bind(self) -> int:
-        try:
-            return int(self._grpc.add_insecure_port(self._config.address))
-        except RuntimeError as error:
-            raise ServingError(f"address: {self._config.address!r} cannot be bound; give a free host:port (port 0 takes any)") from error
+    def _admin_server(self) -> Any:
+        """The admin service, on grpcio whatever takes the other calls."""
+        config = self._config
+        calls = CallHandler(
+            admin_methods(Admin(self._holders, self._stores, now_us=now_us)),
+            deadline_cap_s=config.deadline_cap_s,
+            max_streams=0,
+            new_error_id=_new_id,
+            observer=self.metrics,
+            door=self._door,
+        )
+        pool = CallThreads(_ADMIN_THREADS, name="admin", message_within_s=max(config.deadline_cap_s, _MESSAGE_WITHIN_S))
+        return grpcio_server(calls, pool, config, shares_port=False)
+
+    def _admin_bound(self) -> str:
+        if self._admin is None:
+            return ""
+        asked = self._config.admin_address
+        return f"{asked.rpartition(':')[0]}:{bind(self._admin, asked, tls=self._config.tls, key='admin_address')}"
 
     def _set_health(self, status: int) -> None:
-        for name in ("", _SERVICE, *(rules.name for rules in self._rules())):
+        for name in ("", SERVICE, *(rules.name for rules in self._rules())):
             self._health.set(name, status)
 
     def _rules(self) -> list[TaskRules]:
         return [holder.rules for holder in self._holders.values()]
 
 
-def grpcio_server(calls: CallHandler, pool: concurrent.futures.Executor, config: ServerConfig, part: Part) -> Any:
-    """grpcio's synchronous server."""
-    return grpc.server(
-        pool,
-        handlers=[calls],
-        maximum_concurrent_rpcs=config.max_concurrent_rpcs,
-        # Two servers on one port would share the calls between two decision logs without saying so; workers share one log.
-        options=[
-            ("grpc.max_receive_message_length", config.max_message_bytes),
-            ("grpc.so_reuseport", int(part.shares_port)),
-            ("grpc.max_connection_idle_ms", _IDLE_MS),
-        ],
-    )
-
-
-def native_server(
-    calls: CallHandler, pool: concurrent.futures.Executor, config: ServerConfig, part: Part, *, shortcut: Shortcut
-) -> NativeServer:
-    """The native front end, which decides what has come together together. Raises ServingError where it is not installed."""
-    limits = Limits(config.max_message_bytes, config.max_concurrent_rpcs, config.deadline_cap_s)
-    selects = gathered(calls, f"/{_SERVICE}/Select", most=GATHERED, shortcut=shortcut)
-    return NativeServer(pool, handlers=[calls], gathered=selects, limits=limits, shares_port=part.shares_port)
-
-
 def _file(catalogues: Path | None, rules: TaskRules) -> CatalogueFile | None:
     if catalogues is None:
         return None
     return CatalogueFile(catalogues / f"{rules.name}.yaml", schema=rules.schema, limits=rules.limits)
-
-
-def _methods(servicer: Servicer, *, batches: Method) -> dict[str, Method | Stream]:
-    """The calls of the service by full name; `batches` answers SelectBatch."""
-    messages = policy_pb2
-    return {
-        f"/{_SERVICE}/Select": Method(servicer.read, servicer.select, servicer.select_all),
-        f"/{_SERVICE}/SelectBatch": batches,
-        f"/{_SERVICE}/SelectStream": Stream(servicer.read, servicer.select_or_say, result),
-        f"/{_SERVICE}/Assign": Method(messages.AssignRequest.FromString, servicer.assign),
-        f"/{_SERVICE}/Feedback": Method(messages.FeedbackRequest.FromString, servicer.feedback),
-        f"/{_SERVICE}/GetPolicy": Method(messages.GetPolicyRequest.FromString, servicer.get_policy),
-    }
 
 
 def now_us() -> int:

@@ -7,7 +7,6 @@ from google.rpc import code_pb2
 from protos.events_pb2 import Event
 from protos.policy_pb2 import (
     AssignRequest,
-    AssignResponse,
     FeedbackRequest,
     FeedbackResponse,
     GetPolicyRequest,
@@ -24,6 +23,7 @@ from serving.feedback import check_events
 from serving.fields import check_id, refused
 from serving.gathering import Gathering, Raised, answered_apart
 from serving.plain import PlainRequest
+from serving.traffic.assign import assignment
 from serving.wire import head, length_delimited
 
 __all__ = ["BATCH_REQUESTS", "GATHERED", "Servicer", "result", "results"]
@@ -37,13 +37,23 @@ BATCH_REQUESTS, BATCH_EXPLAINED = 1024, 32
 class Servicer:
     """The methods of slateloop.v1.PolicyService."""
 
-    def __init__(self, engine: Engine, *, append_feedback: Callable[[Sequence[Event]], object], latest_us: Callable[[], int]) -> None:
-        """`latest_us` tells the latest time that an event may have now, microseconds since the epoch."""
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        append_feedback: Callable[[Sequence[Event]], object],
+        now_us: Callable[[], int],
+        latest_us: Callable[[], int],
+    ) -> None:
+        """`now_us` tells the time, and `latest_us` the latest that an event may have now, microseconds since the epoch."""
         self._engine = engine
+        self._now_us = now_us
         #: Decode what `select` and `select_batch` take, from bytes.
         self.read, self.read_batch = engine.readers.one, engine.read_batch
         self._gathering: Gathering[SelectRequest | PlainRequest, Answer] = Gathering(engine.answer, most=GATHERED, common=LogUnavailable)
         self._append_feedback = append_feedback
+        # Exposures that wait at the same time are one write.
+        self._exposures: Gathering[Event, None] = Gathering(self._append_all, most=GATHERED, common=LogUnavailable)
         self._latest_us = latest_us
 
     def select(self, request: SelectRequest | PlainRequest) -> bytes:
@@ -72,12 +82,17 @@ class Servicer:
         return answers if isinstance(answers, bytes) else results(answers)
 
     def assign(self, request: AssignRequest) -> bytes:
-        """Tells the arm of a unit."""
+        """Tells the arm of a unit; one that was drawn is logged as exposure before."""
         holder = self._engine.holder(tenant=request.tenant, task=request.task)
         check_id(request.unit_id, field="unit_id")
-        policy, (arm, probability) = holder.served.assigned(task=holder.rules.name, unit_id=request.unit_id)
-        response = AssignResponse(arm=arm, arm_probability=probability, policy=policy.manifest.policy, snapshot_digest=policy.digest)
-        return response.SerializeToString()
+        assigned, exposure = assignment(request, holder.rules, holder.served, now_us=self._now_us)
+        if exposure is not None:
+            self._exposures.answer(exposure)
+        return assigned.SerializeToString()
+
+    def _append_all(self, events: Sequence[Event]) -> list[None]:
+        self._append_feedback(events)
+        return [None] * len(events)
 
     def feedback(self, request: FeedbackRequest) -> bytes:
         """Takes all events of a call into the feedback log, or none."""

@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -50,6 +50,16 @@ class SourceOfSnapshots(Protocol):
         """true = the baseline decides."""
 
 
+class KeeperOfBeside(Protocol):
+    """Follows what stands beside the decisions of a task; see serving.traffic."""
+
+    def begin(self, load: Callable[[str], LoadedPolicy], *, now_us: int) -> Any:
+        """What stands at the start; None = nothing."""
+
+    def look(self, load: Callable[[str], LoadedPolicy]) -> Any:
+        """What stands now, the same object where nothing changed; None = nothing."""
+
+
 class Served(NamedTuple):
     """What may decide now. `previous` is None while there was none, or where it cannot be loaded.
 
@@ -63,6 +73,8 @@ class Served(NamedTuple):
     kill_switch: bool
     challenger: LoadedPolicy | None = None
     split: Split | None = None
+    #: A traffic.beside.Beside, or None: then a request is decided as if nothing of the kind existed.
+    beside: Any = None
 
     @property
     def deciding(self) -> LoadedPolicy:
@@ -87,18 +99,28 @@ class Served(NamedTuple):
 
 
 class SnapshotHolder:
-    """The served snapshots of one task. `refresh` is called by one thread; `served` by any."""
+    """The served snapshots of one task. Thread-safe: looks at the store take turns, and nobody waits for `served`."""
 
-    def __init__(self, source: SourceOfSnapshots, rules: TaskRules, *, catalogue: CatalogueFile | None = None) -> None:
+    def __init__(
+        self,
+        source: SourceOfSnapshots,
+        rules: TaskRules,
+        *,
+        catalogue: CatalogueFile | None = None,
+        keeper: KeeperOfBeside | None = None,
+        now_us: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`keeper` follows what stands beside the decisions; `now_us` dates its first move of the traffic."""
         #: Swapped as a whole when the catalogue changes.
         self.rules = rules
-        self._catalogue = catalogue
+        self._catalogue, self._keeper, self._now_us = catalogue, keeper, now_us
         #: Snapshots that failed to load since the start.
         self.failures = 0
         self._source = source
         self._served: Served | None = None
         self._failed: tuple[str, int] = ("", 0)
         self._polls_to_skip = 0
+        self._looking = threading.Lock()
 
     @property
     def served(self) -> Served:
@@ -124,13 +146,20 @@ class SnapshotHolder:
         champion = baseline if pointer.digest == baseline.digest else self._load(pointer.digest)
         served = Served(champion, self._load_if_sound(pointer.previous), baseline, self._source.kill_switch)
         challenger = self._load_if_sound(pointer.challenger)
-        self._served = served._replace(challenger=challenger, split=pointer.split if challenger else None)
+        served = served._replace(challenger=challenger, split=pointer.split if challenger else None)
+        # Before anyone is answered: a unit that is held out must not be decided for by the champion meanwhile.
+        beside = self._keeper.begin(self._load, now_us=self._now_us()) if self._keeper is not None else None
+        self._served = served._replace(beside=beside)
         own = self.rules.policy.spec
         if all(policy is None or policy.manifest.spec != own for policy in (champion, served.previous, baseline, challenger)):
             warm_program(own, self.rules.shapes)
 
     def refresh(self) -> bool:
         """One look at the store; true if something else decides now. A failure leaves what serves in charge."""
+        with self._looking:
+            return self._look()
+
+    def _look(self) -> bool:
         before, wanted = self.served, ""
         after = before._replace(kill_switch=self._source.kill_switch)
         try:
@@ -142,8 +171,10 @@ class SnapshotHolder:
                     self._failed = ("", 0)
         except (BanditsError, OSError) as error:
             self._note_failure(wanted, error)
+        if self._keeper is not None:
+            after = after._replace(beside=self._keeper.look(self._load))
         self._served = after
-        return after.deciding is not before.deciding or after.split != before.split
+        return after.deciding is not before.deciding or after.split != before.split or after.beside is not before.beside
 
     def refresh_catalogue(self) -> bool:
         """One look at the catalogue's file; true if another one is served now."""

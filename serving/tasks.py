@@ -3,8 +3,10 @@
 import bisect
 import dataclasses
 import functools
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 
+from bandits.catalog import PolicySpec
 from bandits.config import TaskPolicy, parse_task
 from bandits.features import Schema
 from bandits.programs import candidate_bucket
@@ -12,7 +14,9 @@ from protos import config
 from protos.errors import ConfigError
 from protos.task import TaskFile
 from serving.catalogues import Catalogue, catalogue_of
-from serving.config import Limits, Traffic
+from serving.config import Limits
+from serving.traffic.section import Traffic
+from serving.traffic.target import Target, target
 
 __all__ = ["Shapes", "TaskKey", "TaskRules", "compiled_shapes", "parse_rules", "rules_by_key"]
 
@@ -64,6 +68,11 @@ class TaskRules:
     shapes: Shapes
     #: Encoded features of a candidate that names none, little-endian float32.
     default_features: bytes
+    traffic: Traffic
+    #: Targets of the experiments that have one, by experiment.
+    targets: Mapping[str, Target]
+    #: Policies that the section `traffic` declares, by full name of their arm, or "shadow/NAME".
+    arm_specs: Mapping[str, PolicySpec]
 
     @property
     def name(self) -> str:
@@ -76,6 +85,12 @@ class TaskRules:
         return self.policy.tenant
 
     @functools.cached_property
+    def default_context(self) -> tuple[bytes, tuple[str, ...]]:
+        """The encoded context of a request that names no feature, and the features that took their default: all."""
+        vector, defaulted = self.schema.encode_context({})
+        return vector.astype("<f4").tobytes(), defaulted
+
+    @functools.cached_property
     def key(self) -> TaskKey:
         """What requests name it by."""
         return (self.policy.tenant, self.policy.name)
@@ -85,7 +100,7 @@ def parse_rules(task: TaskFile) -> TaskRules:
     """The rules of a task. Raises ConfigError or PolicyError naming key, value and remedy."""
     policy = parse_task(task)
     limits = config.parse(Limits, task.section("limits"), where="limits")
-    config.parse(Traffic, task.section("traffic"), where="traffic")
+    traffic = config.parse(Traffic, task.section("traffic"), where="traffic")
     schema = policy.schema
     _check_limits(policy, limits)
     return TaskRules(
@@ -98,12 +113,45 @@ def parse_rules(task: TaskFile) -> TaskRules:
         catalogue=catalogue_of({action: {} for action in schema.actions}, schema, limits),
         shapes=compiled_shapes(policy, limits),
         default_features=schema.encode_action({}).vector.astype("<f4").tobytes(),
+        traffic=traffic,
+        targets={
+            name: target(found.target, schema, where=f"traffic.experiments.{name}.target")
+            for name, found in traffic.experiments.items()
+            if found.target
+        },
+        arm_specs=_arm_specs(task, traffic),
     )
 
 
 def rules_by_key(tasks: Mapping[str, TaskFile]) -> dict[TaskKey, TaskRules]:
-    """The rules of every task file."""
-    return {rules.key: rules for rules in map(parse_rules, tasks.values())}
+    """The rules of every task file. Raises ConfigError where experiments of two tasks share segments of a namespace."""
+    found = {rules.key: rules for rules in map(parse_rules, tasks.values())}
+    _check_namespaces(list(found.values()))
+    return found
+
+
+def _check_namespaces(tasks: Sequence[TaskRules]) -> None:
+    spans: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
+    for rules in tasks:
+        held = spans.setdefault((rules.tenant, rules.traffic.namespace or f"task {rules.name}"), [])
+        held += [(*found.segments, f"{rules.name}: {name}") for name, found in rules.traffic.experiments.items()]
+    for (_, namespace), held in spans.items():
+        for (_, end, one), (begin, _, other) in itertools.pairwise(sorted(held)):
+            if begin < end:
+                raise ConfigError(f"traffic.experiments: {one} and {other} share segments of namespace {namespace!r}; give each its own")
+
+
+def _arm_specs(task: TaskFile, traffic: Traffic) -> dict[str, PolicySpec]:
+    """The policies that arms and shadows declare: the task's own section with their keys laid over it."""
+    sources = [*traffic.arms(), *((f"shadow/{name}", shadow) for name, shadow in traffic.shadows.items())]
+    specs = {}
+    for name, source in sources:
+        if source.policy is not None:
+            # The settings of one policy are seldom another's.
+            kept = {key: value for key, value in task.section("policy").items() if key != "settings"}
+            changed = dataclasses.replace(task, sections={**task.sections, "policy": {**kept, **source.policy}})
+            specs[name] = parse_task(changed).spec
+    return specs
 
 
 def compiled_shapes(policy: TaskPolicy, limits: Limits) -> Shapes:

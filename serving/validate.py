@@ -16,7 +16,7 @@ from serving.errors import NotFound, RequestRefused
 from serving.fields import check_decision_id, check_digest, check_id, check_packed, normal_floats, refused, shown
 from serving.tasks import TaskKey, TaskRules
 
-__all__ = ["Selection", "find_task", "refuse_unsound", "validate"]
+__all__ = ["Selection", "encoded_context", "find_task", "refuse_unsound", "validate"]
 
 # Name of a task's own catalogue.
 _CATALOGUE = "default"
@@ -42,6 +42,11 @@ class Selection(NamedTuple):
     explain: bool
     parent_decision_id: bytes
     pinned: str
+    #: Arm that the unit had before; "" where the caller names none.
+    sticky_arm: str = ""
+    #: Version of the unit features that stand in `context`, and fields of the Decision that few have, serialised. Of traffic.beside.
+    unit_features: str = ""
+    further: bytes = b""
 
 
 def validate(message: SelectRequest, rules: TaskRules, *, request_id: str = "") -> Selection:
@@ -52,7 +57,7 @@ def validate(message: SelectRequest, rules: TaskRules, *, request_id: str = "") 
     check_id(own_id, field="request_id", optional=True)
     check_decision_id(parent, field="parent_decision_id", optional=True)
     check_digest(pinned, field="snapshot_digest")
-    context, defaulted = _context(message.context, rules)
+    context, defaulted = encoded_context(message.context, rules)
     given = message.candidates
     candidates = _candidates(message, given, rules)
     count = len(candidates.actions)
@@ -72,6 +77,7 @@ def validate(message: SelectRequest, rules: TaskRules, *, request_id: str = "") 
         explain=message.explain,
         parent_decision_id=parent,
         pinned=pinned,
+        sticky_arm=message.sticky_arm,
     )
 
 
@@ -97,7 +103,8 @@ def refuse_unsound(selection: Selection) -> RequestRefused:
     raise AssertionError("sound numbers were called unsound")
 
 
-def _context(context: Context, rules: TaskRules) -> tuple[bytes, tuple[str, ...]]:
+def encoded_context(context: Context, rules: TaskRules) -> tuple[bytes, tuple[str, ...]]:
+    """The encoded vector of a context, and the features that took their default. Raises RequestRefused."""
     digest, packed = context.schema_digest, context.packed
     if digest and digest != rules.schema_digest:
         remedy = f"this server encodes by {rules.schema_digest}; read the schema again with GetPolicy"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from protos.log_files import DECISIONS, FEEDBACK
+from protos.log_files import DECISIONS, FEEDBACK, SHADOWS
 from serving.config import ServerConfig
 from serving.decision_log import LogWriter, stamp_decision, take_over
 from serving.errors import ServingError
@@ -60,7 +60,7 @@ class Workers:
 
     def start(self, stop: threading.Event) -> None:
         """Returns when every worker answers, or `stop` is set. Raises ServingError if one ends instead."""
-        for name in (DECISIONS, FEEDBACK):
+        for name in (DECISIONS, FEEDBACK, *([SHADOWS] if (self._logs / SHADOWS).is_dir() else [])):
             with contextlib.closing(InTurn(self._logs / name)) as turns:
                 take_over(self._logs / name, turns)
         for shipper in self._shippers:
@@ -104,7 +104,15 @@ class Workers:
 
     def _launch(self, number: int) -> None:
         self._file(number).unlink(missing_ok=True)
-        given = {"address": self.address, "metrics_address": self._metrics_address(number), "workers": "1", "final_heartbeat": "false"}
+        # One of them takes the operators' calls; the others see what was moved at their next look.
+        admin = self._config.admin_address if number == 0 else ""
+        given = {
+            "address": self.address,
+            "admin_address": admin,
+            "metrics_address": self._metrics_address(number),
+            "workers": "1",
+            "final_heartbeat": "false",
+        }
         flags = [part for key, value in given.items() for part in ("--set", f"{key}={value or repr('')}")]
         flags += ["--worker", str(number), "--address-file", str(self._file(number))]
         # Their one line on standard output, the address, is for us to say.

@@ -19,6 +19,7 @@ def checks(evidence: Evidence, config: GateConfig, slots: list[SlotWeights]) -> 
     """Every question whose failure is a veto, at every look."""
     return (
         *_of_rows(evidence, config),
+        *_of_features(evidence, config),
         *_of_support(evidence, config),
         *_of_weights(evidence, config, slots),
         *_of_propensities(evidence, config),
@@ -111,6 +112,19 @@ def _of_rows(evidence: Evidence, config: GateConfig) -> Iterator[Check]:
         "have told is missing. Look at `attribution status`; for a log of the past, --set gate.max_stale_s=null.",
     )
     yield _lost(evidence, config)
+
+
+def _of_features(evidence: Evidence, config: GateConfig) -> Iterator[Check]:
+    psi, feature = evidence.setting.drift
+    if config.max_psi is not None:
+        yield Check(
+            "drift of a feature, stability index",
+            psi,
+            config.max_psi,
+            psi <= config.max_psi,
+            f"The feature {feature!r} of the requests lies elsewhere than in the champion's training rows (stability index {psi:.2f}, "
+            f"max_psi = {config.max_psi:g}): a caller sends something else, or the world changed. The store's note `drift` has the others.",
+        )
 
 
 def _utc(microseconds: int) -> str:

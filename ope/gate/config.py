@@ -89,6 +89,9 @@ class GateConfig(config.StrictModel):
     max_lost: float = pydantic.Field(default=0.05, ge=0.0, le=1.0)
     #: Oldest watermark of the table that is judged, seconds behind the clock, > 0; null = any, for logs of the past.
     max_stale_s: float | None = pydantic.Field(default=3_600.0, gt=0.0)
+    #: Largest stability index, > 0, of a feature of the requests against the champion's training rows, as the servers keep it in the store
+    #: (0.2 is a shift that matters, by custom); null = not asked.
+    max_psi: float | None = pydantic.Field(default=None, gt=0.0)
     #: Rows are judged from this age on, seconds behind the watermark, beyond their windows, >= 0.
     min_age_s: float = pydantic.Field(default=0.0, ge=0.0)
     #: No promotion on rows that span less than this, seconds, >= 0: say 604,800 where weekdays differ.

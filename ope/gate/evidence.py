@@ -100,6 +100,8 @@ class Setting(NamedTuple):
     kind: str = "offline"
     # SHA-256 of what was read, and where the reading ended.
     inputs: Mapping[str, Any] = _NOTHING
+    # The largest stability index of a feature, and the feature; 0, "" = none was told of.
+    drift: tuple[float, str] = (0.0, "")
 
 
 class EssPoint(NamedTuple):

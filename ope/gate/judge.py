@@ -60,6 +60,8 @@ class Look(NamedTuple):
     lost: int = 0
     closed_until_us: int | None = None
     watermark_us: int | None = None
+    # The feature that moved most against the champion's training rows, and by how much (PSI); "" = none was told of.
+    drift: tuple[float, str] = (0.0, "")
 
 
 def contest_of(store: Store, task: TaskFile, *, challenger: Challenger, champion: Pointer) -> Contest:
@@ -284,6 +286,8 @@ class Judge:
             "anchor": self._policies.anchor.digest if self._policies.anchor is not None else "",
             "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
         }
+        if self._config.max_psi is not None:
+            inputs["drift"] = list(look.drift)
         return Setting(
             look.complete,
             look.now_us,
@@ -294,6 +298,7 @@ class Judge:
             look.challenger_in_period,
             kind,
             inputs,
+            look.drift,
         )
 
 

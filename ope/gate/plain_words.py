@@ -69,7 +69,14 @@ def sureness(verdict: Verdict) -> str:
 def answers(verdict: Verdict) -> list[Question]:
     """The questions behind the decision, in the order in which the gate asks them."""
     groups = {
-        "Is the data complete, fresh and from after the training?": ("first judged", "rows whose", "reward out", "age of", "share of lost"),
+        "Is the data complete, fresh and from after the training?": (
+            "first judged",
+            "rows whose",
+            "reward out",
+            "age of",
+            "share of lost",
+            "drift of",
+        ),
         "Did the log try what the new policy would do?": ("choices", "effective", "weight of the top", "largest weight"),
         "Are the logged probabilities the ones that were used?": ("mean weight", "champion's rows", "propensities of"),
     }

@@ -55,7 +55,8 @@ def rerun(data: Mapping[str, Any], *, overrides: Sequence[str], store: Store, ta
 def _look(verdict: Verdict) -> Look:
     inputs = verdict.inputs
     names = ("complete", "looks_before", "challenger_in_period", "logged", "lost", "closed_until_us", "watermark_us")
-    return Look(now_us=verdict.decided_us, **{name: inputs[name] for name in names})
+    psi, feature = inputs.get("drift", (0.0, ""))
+    return Look(now_us=verdict.decided_us, drift=(psi, feature), **{name: inputs[name] for name in names})
 
 
 def _policies(store: Store, verdict: Verdict) -> Policies:

@@ -196,7 +196,7 @@ class Watch:
     def _look(self, standing: Declared | None, *, complete: bool) -> Look:
         logged, lost = read_account(self._account)
         before, number = (standing.looks, standing.challenger_in_period) if standing is not None else (0, 1)
-        return Look(self._clock(), complete, before, number, logged, lost)
+        return Look(self._clock(), complete, before, number, logged, lost, drift=_drift(self._store))
 
     def _closed_already(self, challenger: Challenger, champion: Pointer) -> bool:
         """Whether the challenger was promoted, but the process ended before it was closed; then closes it."""
@@ -204,6 +204,13 @@ class Watch:
             return False
         self._store.close_challenger(challenger.digest, champion.verdict)
         return True
+
+
+def _drift(store: Store) -> tuple[float, str]:
+    """The feature of the champion's requests that moved most, of what any server keeps in the store: its index and its name."""
+    pointer = store.champion()
+    notes = [note for note in store.notes("drift").values() if pointer is not None and note["digest"] == pointer.digest]
+    return max(((float(one["psi"]), name) for note in notes for name, one in note["features"].items()), default=(0.0, ""))
 
 
 def write_reports(folder: Path, *, name: str, verdict: Verdict) -> dict[str, Path]:

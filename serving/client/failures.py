@@ -10,19 +10,31 @@ from protos.policy_pb2 import SelectResponse, SelectResult
 from serving.errors import (
     DeadlineExceeded,
     NotFound,
+    Outdated,
     Overloaded,
+    PermissionDenied,
     RequestIdReused,
     RequestRefused,
     ServerFault,
     ServingError,
     SnapshotNotServed,
+    Unauthenticated,
     Unavailable,
 )
 
 __all__ = ["AWAY", "error_of", "outcome"]
 
 _REFUSALS = {item.code: item for item in (RequestRefused, NotFound, SnapshotNotServed, RequestIdReused)}
-_FAILURES = {item.code: item for item in (Overloaded, DeadlineExceeded, Unavailable, ServerFault)} | {"CANCELLED": Unavailable}
+_KINDS: tuple[type[ServingError], ...] = (
+    Overloaded,
+    DeadlineExceeded,
+    Unavailable,
+    ServerFault,
+    Unauthenticated,
+    PermissionDenied,
+    Outdated,
+)
+_FAILURES = {item.code: item for item in _KINDS} | {"CANCELLED": Unavailable}
 #: The server gave no answer, and the request is not at fault: what a client does without one. A refusal is the caller's to mend.
 AWAY = (Unavailable, DeadlineExceeded, Overloaded, ServerFault)
 

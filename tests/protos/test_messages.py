@@ -10,12 +10,13 @@ import grpc_tools.protoc
 import pytest
 from google.protobuf.descriptor import Descriptor
 
-from protos import events_pb2, policy_pb2
+from protos import admin_pb2, events_pb2, policy_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = Path(__file__).with_name("field_numbers.json")
 # events.proto defines no service: a module for its stubs would be empty.
-GENERATED = ["events_pb2.py", "events_pb2.pyi", "policy_pb2.py", "policy_pb2.pyi", "policy_pb2_grpc.py"]
+GENERATED = ["events_pb2.py", "events_pb2.pyi"]
+GENERATED += [f"{name}_{end}" for name in ("policy", "admin") for end in ("pb2.py", "pb2.pyi", "pb2_grpc.py")]
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +28,9 @@ def regenerated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     include = str(importlib.resources.files("grpc_tools") / "_proto")
     common = ["protoc", f"-I{out}", f"-I{include}"]
     stubs = f"--plugin=protoc-gen-mypy={Path(sys.executable).with_name('protoc-gen-mypy')}"
-    both = ["protos/events.proto", "protos/policy.proto"]
-    assert grpc_tools.protoc.main([*common, stubs, f"--python_out={out}", f"--mypy_out={out}", *both]) == 0
-    assert grpc_tools.protoc.main([*common, f"--grpc_python_out={out}", "protos/policy.proto"]) == 0
+    services = ["protos/policy.proto", "protos/admin.proto"]
+    assert grpc_tools.protoc.main([*common, stubs, f"--python_out={out}", f"--mypy_out={out}", "protos/events.proto", *services]) == 0
+    assert grpc_tools.protoc.main([*common, f"--grpc_python_out={out}", *services]) == 0
     return out / "protos"
 
 
@@ -52,7 +53,7 @@ def messages(descriptor: Descriptor) -> dict[str, dict[str, int]]:
 def numbers() -> dict[str, dict[str, int]]:
     """Message or enum -> name -> number."""
     found: dict[str, dict[str, int]] = {}
-    for module in (events_pb2, policy_pb2):
+    for module in (events_pb2, policy_pb2, admin_pb2):
         for message in module.DESCRIPTOR.message_types_by_name.values():
             found |= messages(message)
         for enum in module.DESCRIPTOR.enum_types_by_name.values():

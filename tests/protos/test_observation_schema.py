@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from protos.events_pb2 import FALLBACK_REASON_LOG_FULL, CandidateSet, Decision, Slot
+from protos.events_pb2 import ARM_SOURCE_STICKY, FALLBACK_REASON_LOG_FULL, CandidateSet, Decision, Slot
 from protos.observations import DECISION_COLUMNS, OBSERVATION_SCHEMA, decision_row
 from tests.bandits.observed import observation, table
 
@@ -42,6 +42,9 @@ FULL = Decision(
     draw_by="unit+epoch",
     epoch=-3,
     trace_id="0" * 32,
+    arm_source=ARM_SOURCE_STICKY,
+    ineligible_for=["ranker"],
+    unit_features="v1",
 )
 
 

@@ -129,7 +129,7 @@ def answered(running: Running, requests: list[SelectRequest], *, together: bool)
 
 
 def batch_answer(running: Running, batch: Any) -> list[SelectResult]:
-    servicer = Servicer(running.engine, append_feedback=len, latest_us=lambda: 0)
+    servicer = Servicer(running.engine, append_feedback=len, now_us=lambda: 0, latest_us=lambda: 0)
     return list(SelectBatchResponse.FromString(servicer.select_batch(batch)).results)
 
 
@@ -199,6 +199,17 @@ def test_a_staged_promotion_deals_its_arms_one_by_one(tmp_path: Path) -> None:
     together = answered(running, requests, together=True)
     assert together == answered(running, requests, together=False)
     assert {found.response.arm for found in together[0]} == {"champion", "challenger"}
+
+
+def test_a_task_with_something_beside_its_decisions_is_answered_one_by_one(running: Running) -> None:
+    batch = running.engine.read_batch(batch_of(sent(running, 6)))
+    before = running.holder._served
+    assert isinstance(batch, Alike) and before is not None and running.engine._alike.answer(batch) is not None
+    try:
+        running.holder._served = before._replace(beside=object())
+        assert running.engine._alike.answer(batch) is None
+    finally:
+        running.holder._served = before
 
 
 def test_a_log_that_takes_nothing_leaves_no_claim_behind(running: Running) -> None:

@@ -70,6 +70,7 @@ OTHER: dict[str, Callable[[], SelectRequest]] = {
     "features by name": lambda: request(
         RULES[1], candidates=CandidateSet(actions=list("xyz")), candidate_features=[CandidateFeatures() for _ in "xyz"]
     ),
+    "with a sticky arm": lambda: request(SHOP, sticky_arm="e/a"),
     "a unit of 128 bytes": lambda: request(SHOP, unit_id="x" * 128),
 }
 

@@ -233,6 +233,18 @@ def test_what_is_not_sound_is_left_to_the_engine_and_costs_its_batch_nothing(wor
     assert [answer is None for answer in answers] == [False, True, False]
 
 
+def test_a_task_with_something_beside_its_decisions_is_left_to_the_engine(world: World) -> None:
+    holder = world.holders["default", "shop"]
+    before = holder._served
+    assert before is not None and world.agrees(body("named candidates"))
+    try:
+        holder._served = before._replace(beside=object())
+        assert world.planned.answer([body("named candidates")]) == [None]
+    finally:
+        holder._served = before
+    assert world.agrees(body("named candidates"))
+
+
 def test_a_log_that_takes_nothing_answers_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(framed: Any) -> None:
         raise LogUnavailable("log: full")

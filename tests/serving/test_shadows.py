@@ -1,0 +1,128 @@
+"""Shadows: scored by the key of the decision, logged, never shown; what cannot be scored takes nothing with it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from bandits.config import TaskPolicy, parse_task
+from bandits.first import ensure_champion
+from bandits.requests import Requests
+from bandits.store import Store
+from protos.events_pb2 import Event, ShadowScores
+from protos.log_files import DECISIONS, SHADOWS
+from protos.task import load_task
+from serving.client import PolicyClient
+from serving.decision_log import LogWriter, stamp_append
+from serving.snapshots import Served
+from serving.traffic.shadow import Shadows, _framed
+from tests.serving.kit import TASK, promote, publish, records_of, select_request, serving_from
+
+SHOP = {**TASK, "traffic": {"shadows": {"even": {"policy": {"name": "uniform", "floor": 1.0}}, "old": {"serves": "baseline"}}}}
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shadow-tasks")
+    (folder / "shop.yaml").write_text(yaml.safe_dump(SHOP))
+    return folder
+
+
+@pytest.fixture
+def shop(tasks: Path) -> TaskPolicy:
+    return parse_task(load_task(tasks / "shop.yaml"))
+
+
+def test_what_a_shadow_would_have_shown_is_logged_by_the_decisions_own_key(tmp_path: Path, tasks: Path, shop: TaskPolicy) -> None:
+    store = Store(tmp_path / "store", "shop")
+    ensure_champion(store, shop, now_us=1, actor="test")
+    promote(store, publish(store, shop, seed=1))
+    with serving_from(tmp_path, tasks) as server, PolicyClient(server.address) as client:
+        answers = [client.send_select(select_request(shop, unit=f"u{number}")) for number in range(40)]
+    champion = store.champion()
+    assert champion is not None and {answer.snapshot_digest for answer in answers} == {champion.digest}
+    decisions = [Event.FromString(record.payload).decision for record in records_of(tmp_path / "logs" / DECISIONS)]
+    scored = [ShadowScores.FromString(record.payload) for record in records_of(tmp_path / "logs" / SHADOWS)]
+    for name in ("even", "old"):
+        own = [one for one in scored if one.name == name]
+        ids = b"".join(one.decision_ids for one in own)
+        assert ids == b"".join(decision.decision_id for decision in decisions)
+        policy = store.load(own[0].snapshot_digest)
+        keys = np.frombuffer(ids, "<u4").reshape(-1, 4)[:, :2]
+        contexts = np.stack([np.frombuffer(decision.context, "<f4") for decision in decisions])
+        wanted = policy.decide(Requests.of(contexts, np.arange(5), slots=3, draw_key=keys), slots=3)
+        assert [action for one in own for action in one.actions] == ["abcde"[place] for place in wanted.slates.ravel()]
+        assert np.array_equal(np.concatenate([np.frombuffer(one.numerators, "<u4") for one in own]), wanted.numerators.ravel())
+    assert not any(answer.policy == "uniform" for answer in answers)
+
+
+def test_a_log_of_shadows_is_taken_over_with_its_time(tmp_path: Path) -> None:
+    def log() -> LogWriter:
+        return LogWriter(tmp_path / SHADOWS, stamp=stamp_append, now_us=lambda: 7, segment_bytes=1 << 20, sync_s=1.0)
+
+    first = log()
+    scores = ShadowScores(tenant="default", task="shop", name="s", decision_ids=b"i" * 16, actions=["a"])
+    first.append_framed(lambda now_us: _framed(scores, now_us))
+    first.close()
+    again = log()
+    assert again.last_us == 7
+    again.append_framed(lambda now_us: _framed(scores, now_us))
+    again.close()
+    assert [ShadowScores.FromString(record.payload) for record in records_of(tmp_path / SHADOWS)] == [scores] * 2
+
+
+SERVED = Served("champion", None, "baseline", False)  # type: ignore[arg-type]
+
+
+class Waits:
+    """A queue whose thread is not started: what would be scored stays to be looked at."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **about: Any) -> None:
+        monkeypatch.setattr("threading.Thread.start", lambda self: None)
+        self.framed: list[bytes] = []
+        self.shadows = Shadows(lambda framed: self.framed.append(framed(5)), **about)
+
+
+def item(shares: float = 1.0) -> tuple[Any, bytes, Any]:
+    from types import SimpleNamespace
+
+    selection = SimpleNamespace(unit_id="u", rules=SimpleNamespace(name="shop"))
+    return SimpleNamespace(selection=selection), b"i" * 16, SimpleNamespace(name="s", share=shares, policy=SimpleNamespace(digest="d"))
+
+
+def test_more_than_may_wait_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = Waits(monkeypatch, most=3)
+    asked, decision_id, shadow = item()
+    waits.shadows.take([(asked, decision_id)] * 5, [shadow], SERVED)
+    assert len(waits.shadows._queue) == 3 and waits.shadows.left_out == 2
+
+
+def test_a_share_of_units_is_scored_always_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = Waits(monkeypatch)
+    asked, decision_id, shadow = item(shares=0.3)
+    for _ in range(2):
+        for number in range(1_000):
+            asked.selection.unit_id = str(number)
+            waits.shadows.take([(asked, decision_id)], [shadow], SERVED)
+    # 1,000 units at 0.3: 4.9 standard deviations are 71.
+    assert len(waits.shadows._queue) % 2 == 0 and abs(len(waits.shadows._queue) / 2 - 300) < 71
+
+
+def test_a_shadow_that_fails_takes_nothing_with_it(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    waits = Waits(monkeypatch)
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("serving.traffic.shadow._scores", fails)
+    asked, decision_id, shadow = item()
+    asked.selection.candidates = asked
+    asked.actions, asked.selection.slate_size = (), 1
+    shape: Callable[..., tuple[int, int]] = lambda *_: (8, 1)  # noqa: E731
+    asked.selection.rules.shapes = type("Shapes", (), {"of": staticmethod(shape)})
+    waits.shadows.take([(asked, decision_id)], [shadow], SERVED)
+    waits.shadows._turn()
+    assert waits.shadows.left_out == 1 and "could not be scored" in caplog.text and not waits.framed
