@@ -9,9 +9,9 @@ before wall time: both ends may share a core.
 
 import argparse
 import asyncio
+import signal
 import statistics
 import sys
-import signal
 import tempfile
 import time
 from collections.abc import Iterator
