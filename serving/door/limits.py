@@ -14,6 +14,8 @@ OTHERS = "*"
 # When a call of a crowded tenant may come again: about as long as one takes.
 _CROWDED_S = 0.05
 _ROUNDING = 1e-9
+# Budgets that are kept: a name that nobody knows has one too, and callers can invent names.
+_KEPT = 4096
 
 
 class _Budget:
@@ -21,6 +23,14 @@ class _Budget:
         self.limits = limits
         self.most = float(limits.burst or max(limits.rate_per_s or 1.0, 1.0))
         self.left, self.filled_s, self.running = self.most, now_s, 0
+
+    def filled(self, now_s: float) -> float:
+        """What is left of it by now."""
+        return min(self.left + (now_s - self.filled_s) * (self.limits.rate_per_s or 0.0), self.most)
+
+    def full(self, now_s: float) -> bool:
+        """Is it as good as new?"""
+        return self.filled(now_s) >= self.most
 
 
 class Limits:
@@ -50,6 +60,8 @@ class Limits:
         with self._lock:
             budget = self._budgets.get(tenant)
             if budget is None:
+                if len(self._budgets) >= _KEPT:
+                    self._forget_full()
                 budget = self._budgets[tenant] = _Budget(limits, self._now_s())
             if limits.concurrent is not None and budget.running >= limits.concurrent:
                 raise Overloaded(
@@ -60,9 +72,14 @@ class Limits:
             budget.running += 1
             return budget
 
+    def _forget_full(self) -> None:
+        """Lets budgets go that nothing uses and that are full again: one that is made anew is the same."""
+        now_s = self._now_s()
+        self._budgets = {tenant: budget for tenant, budget in self._budgets.items() if budget.running or not budget.full(now_s)}
+
     def _take(self, budget: _Budget, requests: int, rate_per_s: float) -> None:
         now_s = self._now_s()
-        budget.left = min(budget.left + (now_s - budget.filled_s) * rate_per_s, budget.most)
+        budget.left = budget.filled(now_s)
         budget.filled_s = now_s
         # A call of more requests than may ever come at once takes a full bucket, and leaves a debt.
         needed = min(float(requests), budget.most)

@@ -4,6 +4,7 @@ A call leaves what was decided in a queue and goes on. The thread takes many at 
 fraction of one alone, and writes one record for them. What comes faster than it is scored is left out, and counted.
 """
 
+import functools
 import logging
 import threading
 from collections import deque
@@ -90,7 +91,7 @@ class Shadows:
         for (_, _, (width, slots)), group in groups.items():
             try:
                 scores = _scores(group, width=width, slots=slots)
-                self._append_framed(lambda now_us, scores=scores: _framed(scores, now_us))  # type: ignore[misc]
+                self._append_framed(functools.partial(_framed, scores))
                 self.scored += len(group)
             except LogUnavailable:
                 self.left_out += len(group)

@@ -341,6 +341,18 @@ def test_calls_at_once_are_counted_until_they_end() -> None:
     assert spent(limits, "a") is None
 
 
+def test_names_that_callers_invent_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.door.limits._KEPT", 50)
+    clock = Clock()
+    limits = Limits({"*": TenantLimits(rate_per_s=1000, burst=1)}, now_s=clock)
+    for number in range(150):
+        clock.now_s += 0.01
+        assert spent(limits, f"invented{number}") is None
+    assert len(limits._budgets) <= 50
+    spent(limits, "known")
+    assert spent(limits, "known") is not None, "one that is in use is kept"
+
+
 def test_beyond_its_limit_a_tenant_is_told_when_to_come_again_and_others_are_served(tmp_path: Path) -> None:
     folder = tmp_path / "tasks"
     folder.mkdir()
