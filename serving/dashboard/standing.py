@@ -1,7 +1,7 @@
 """Who serves a task, who wants to, what the gate said, and the way back: read from the store, whatever of it is there."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,12 @@ def standing(root: Path, task: str) -> dict[str, Any] | None:
     if pointer is None:
         return None
     verdicts = {name: store.verdict(name) for name in store.verdict_ids()}
-    follow_ups = store.notes("followups")
+    follow_ups, audit = store.notes("followups"), store.audit()
     return {
         "champion": {**_snapshot(store, pointer.digest), "is_baseline": pointer.digest == pointer.baseline},
         "baseline": pointer.baseline,
         "moves": pointer.generation,
-        "since_us": _since_us(store, pointer),
+        "since_us": _since_us(audit, pointer),
         "verdict": pointer.verdict,
         "kill_switch": store.kill_switch,
         "staged": {**_snapshot(store, pointer.challenger), "share": pointer.share} if pointer.challenger else None,
@@ -40,8 +40,8 @@ def standing(root: Path, task: str) -> dict[str, Any] | None:
         "rollback": _rollback(store, pointer, root=root, task=task),
         "verdicts": [_verdict(name, verdicts[name], follow_ups.get(name)) for name in reversed(verdicts)][:_SHOWN],
         "verdict_counts": _counts(verdicts),
-        "history": [_move(entry) for entry in reversed(store.audit()) if entry.get("action") in _MOVES][:_SHOWN],
-        "promoted_us": [entry["time_us"] for entry in store.audit() if entry.get("action") == "promote" and "time_us" in entry],
+        "history": [_move(entry) for entry in reversed(audit) if entry.get("action") in _MOVES][:_SHOWN],
+        "promoted_us": [entry["time_us"] for entry in audit if entry.get("action") == "promote" and "time_us" in entry],
     }
 
 
@@ -54,10 +54,10 @@ def _snapshot(store: Store, digest: str) -> dict[str, Any]:
     return {"digest": digest, "policy": manifest.policy, "kind": manifest.kind, "label": manifest.label, "rows": manifest.rows}
 
 
-def _since_us(store: Store, pointer: Pointer) -> int:
+def _since_us(audit: Sequence[Mapping[str, Any]], pointer: Pointer) -> int:
     """When the champion took its place, microseconds since the epoch: steps of a challenger beside it changed nothing for it."""
     since_us = pointer.moved_us
-    for entry in reversed(store.audit()):
+    for entry in reversed(audit):
         if entry.get("action") not in _MOVES or "digest" not in entry:
             continue
         if entry["digest"] != pointer.digest:
