@@ -73,7 +73,7 @@ CATALOG: Mapping[str, Entry] = {
         factory=linear_thompson,
         settings=LinearThompsonSettings,
         exact_update=True,
-        propensity="exact for the draw; of Thompson sampling by quadrature, within 1e-5 while scales differ by up to 100",
+        propensity="exact for the draw; of Thompson sampling by quadrature, within 1e-4 while scales differ by up to 100",
     ),
     "linear_thompson_shared": Entry(
         factory=linear_thompson_shared, settings=CorrelatedThompsonSettings, exact_update=True, propensity=_BY_DRAWS, keyed=True
@@ -94,7 +94,7 @@ CATALOG: Mapping[str, Entry] = {
         factory=gaussian_thompson,
         settings=GaussianThompsonSettings,
         exact_update=True,
-        propensity="exact for the draw; of Thompson sampling by quadrature, within 1e-5 while scales differ by up to 100",
+        propensity="exact for the draw; of Thompson sampling by quadrature, within 1e-4 while scales differ by up to 100",
     ),
     "ucb1": Entry(factory=ucb1, settings=RangeSettings, exact_update=True, propensity="exact"),
     "kl_ucb": Entry(factory=kl_ucb, settings=RangeSettings, exact_update=True, propensity="exact"),

@@ -62,10 +62,12 @@ class Outputs(NamedTuple):
 
 
 def candidate_bucket(candidates: int) -> int:
-    """The padded number of candidates: 8, 16, 24, 32, 48, 64, 96, 128, ...: a power of two, or half as much again."""
-    power = max(_FEWEST_CANDIDATES, 1 << (candidates - 1).bit_length())
-    between = power * 3 // 4
-    return between if between >= candidates and power > 2 * _FEWEST_CANDIDATES else power
+    """The padded number of candidates: 8, 12, 16, ..., 32, 40, 48, 56, 64, 80, ...: four to a power of two, so a fifth is padding at most.
+
+    (A decision costs by its padded candidates.)
+    """
+    step = max((1 << (candidates - 1).bit_length()) // 8, 4)
+    return max(-(-candidates // step) * step, _FEWEST_CANDIDATES)
 
 
 def run_decide(spec: PolicySpec, params: Any, requests: Requests, *, slots: int, buckets: Sequence[int] = BATCH_BUCKETS) -> Outputs:

@@ -43,8 +43,8 @@ class LinearThompsonSettings(config.StrictModel):
     basis: Basis = "squares"
     #: Width of the draws in deviations of the posterior, > 0.
     exploration: float = pydantic.Field(default=EXPLORATION, gt=0.0)
-    #: Nodes of the quadrature, 32..256. 40 are right to 1e-5 while the arms' scales differ by up to 100, 32 to 1e-4; where twenty narrow
-    #: arms stand beside one that is a hundred times wider, 40 to 3e-3 and 64 to 1e-5.
+    #: Nodes of the quadrature, 32..256. 32 are right to 1e-6 while the arms' scales differ by up to 30, to 1e-4 while by up to 100, 40 to
+    #: 1e-5; where twenty narrow arms stand beside one that is a hundred times wider, 32 to 6e-3 and 40 to 2e-3.
     nodes: int = pydantic.Field(default=NODES, ge=32, le=256)
 
 

@@ -10,12 +10,11 @@ import scipy.stats
 
 from bandits.catalog import PolicySpec
 from bandits.policy import Dims
-from bandits.win_probability import win_probabilities
+from bandits.win_probability import NODES, win_probabilities
 from protos.errors import ConfigError
 from tests.bandits.references import win_probability_reference
 
 PROBLEMS, WIDTH = 200, 8
-FEWEST_NODES = 32
 compiled = jax.jit(win_probabilities)
 batched = jax.jit(jax.vmap(win_probabilities))
 
@@ -38,19 +37,19 @@ def reference_of_all(mean: np.ndarray, scale: np.ndarray, mask: np.ndarray, *, p
     return expected
 
 
-# Measured: 1.2e-7 at 1 and at 10 (the rounding of float32), 3e-7 at 30, 2e-6 at 100; of arms in float32 up to 1e-5.
-@pytest.mark.parametrize(("ratio", "bound"), [(1.0, 3e-7), (10.0, 3e-7), (30.0, 1e-6), (100.0, 1e-5)])
+# Measured: 1.2e-7 at 1 and at 10 (the rounding of float32), 1e-6 at 30, 1e-4 at 100; of arms in float32 no more.
+@pytest.mark.parametrize(("ratio", "bound"), [(1.0, 3e-7), (10.0, 3e-7), (30.0, 3e-6), (100.0, 2e-4)])
 def test_200_random_problems_agree_with_the_reference(ratio: float, bound: float) -> None:
     mean, scale, mask = random_problems(ratio)
     expected = reference_of_all(mean, scale, mask)
     exact, single = batched(mean, scale, mask), batched(mean.astype(np.float32), scale.astype(np.float32), mask)
     assert single.dtype == np.float32
     np.testing.assert_allclose(exact, expected, rtol=0, atol=bound)
-    np.testing.assert_allclose(single, expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(single, expected, rtol=0, atol=2e-4)
 
 
-# Measured: 2e-9 to 1e-7 up to 10; at 100 the spike of twenty arms has ten of the nodes.
-@pytest.mark.parametrize(("ratio", "bound"), [(1.0, 3e-7), (10.0, 1e-6), (100.0, 3e-3)])
+# Measured: 1e-7 at 1, 9e-6 at 10; at 100 the spike of twenty arms has eight of the nodes.
+@pytest.mark.parametrize(("ratio", "bound"), [(1.0, 3e-7), (10.0, 3e-5), (100.0, 1e-2)])
 def test_twenty_narrow_arms_beside_a_wide_one_agree_with_the_reference(ratio: float, bound: float) -> None:
     """A new action among known ones. (Gauss-Legendre nodes on the whole range, 64 of them, were off by 1e-3 at 10 and by 2e-2 at 100.)"""
     rng = np.random.default_rng(1)
@@ -61,14 +60,17 @@ def test_twenty_narrow_arms_beside_a_wide_one_agree_with_the_reference(ratio: fl
     np.testing.assert_allclose(batched(mean, scale, every), reference_of_all(mean, scale, every, per_arm=201), rtol=0, atol=bound)
 
 
-@pytest.mark.parametrize(("ratio", "bound"), [(30.0, 1e-4), (100.0, 1e-3)])
-def test_the_fewest_nodes_that_a_task_may_ask_for_keep_the_promise(ratio: float, bound: float) -> None:
-    """Measured: 1e-5 and 7e-5."""
-    with pytest.raises(ConfigError, match="nodes"):
-        PolicySpec.of("linear_thompson", {"nodes": FEWEST_NODES - 1}, floor=0.05, dims=Dims(2, 1, 0))
+@pytest.mark.parametrize(("nodes", "ratio", "bound"), [(40, 30.0, 5e-7), (40, 100.0, 1e-5), (64, 100.0, 5e-7)])
+def test_more_nodes_are_nearer(nodes: int, ratio: float, bound: float) -> None:
+    """Measured: 1e-7, 5e-6 and 1e-7."""
     mean, scale, mask = random_problems(ratio)
-    found = jax.jit(jax.vmap(functools.partial(win_probabilities, nodes=FEWEST_NODES)))(mean, scale, mask)
+    found = jax.jit(jax.vmap(functools.partial(win_probabilities, nodes=nodes)))(mean, scale, mask)
     np.testing.assert_allclose(found, reference_of_all(mean, scale, mask), rtol=0, atol=bound)
+
+
+def test_fewer_nodes_than_keep_the_promise_are_refused() -> None:
+    with pytest.raises(ConfigError, match="nodes"):
+        PolicySpec.of("linear_thompson", {"nodes": NODES - 1}, floor=0.05, dims=Dims(2, 1, 0))
 
 
 def test_the_comparison_finds_a_rule_that_is_only_nearly_right() -> None:
@@ -106,16 +108,19 @@ def test_without_any_variance_the_largest_mean_wins_and_ties_share() -> None:
     np.testing.assert_allclose(compiled(np.array([0.3, 0.1, 0.3]), np.zeros(3), np.ones(3, bool)), [0.5, 0.0, 0.5], atol=1e-9)
 
 
-@pytest.mark.parametrize("point", np.linspace(-3.0, 3.0, 9))
-def test_points_without_variance_meet_the_normal_distribution(point: float) -> None:
-    """Alone, tied with a twin, and above another point: P(N(0, 1) < point) = Phi(point). Measured: worst 3e-4."""
-    phi, every = scipy.stats.norm.cdf(point), np.ones(3, bool)
-    alone = compiled(np.array([point, -99.0, 0.0]), np.array([0.0, 0.0, 1.0]), every)
-    tied = compiled(np.array([point, point, 0.0]), np.array([0.0, 0.0, 1.0]), every)
-    above = compiled(np.array([point, point - 0.5, 0.0]), np.array([0.0, 0.0, 1.0]), every)
-    np.testing.assert_allclose(alone, [phi, 0.0, 1.0 - phi], rtol=0, atol=1e-3)
-    np.testing.assert_allclose(tied, [phi / 2, phi / 2, 1.0 - phi], rtol=0, atol=1e-3)
-    np.testing.assert_allclose(above, [phi, 0.0, 1.0 - phi], rtol=0, atol=1e-3)
+@pytest.mark.parametrize(("nodes", "bound"), [(NODES, 5e-3), (40, 1e-3)])
+def test_points_without_variance_meet_the_normal_distribution(nodes: int, bound: float) -> None:
+    """Alone, tied with a twin, and above another point: P(N(0, 1) < point) = Phi(point). Measured: worst 2e-3, and 3e-4."""
+    found = jax.jit(functools.partial(win_probabilities, nodes=nodes))
+    every = np.ones(3, bool)
+    for point in np.linspace(-3.0, 3.0, 9):
+        phi = scipy.stats.norm.cdf(point)
+        alone = found(np.array([point, -99.0, 0.0]), np.array([0.0, 0.0, 1.0]), every)
+        tied = found(np.array([point, point, 0.0]), np.array([0.0, 0.0, 1.0]), every)
+        above = found(np.array([point, point - 0.5, 0.0]), np.array([0.0, 0.0, 1.0]), every)
+        np.testing.assert_allclose(alone, [phi, 0.0, 1.0 - phi], rtol=0, atol=bound)
+        np.testing.assert_allclose(tied, [phi / 2, phi / 2, 1.0 - phi], rtol=0, atol=bound)
+        np.testing.assert_allclose(above, [phi, 0.0, 1.0 - phi], rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
