@@ -16,6 +16,7 @@ from attribution.admission import quarantined
 from attribution.credit import unattributed
 from attribution.erasure import erased_rows
 from attribution.events import EVENT_SCHEMA
+from attribution.repeats import repeats
 from attribution.settings import JoinConfig
 from attribution.tally import Counts, minus, plus, tally
 
@@ -137,8 +138,9 @@ def taken_in(state: JoinState, judged: pl.DataFrame, *, config: JoinConfig) -> t
     known = _matches(sound, state.decisions)
     place = np.full(sound.height, -1, dtype=np.int32)
     place[known["row"].to_numpy()] = known["place"].to_numpy()
-    unforgotten = np.full(sound.height, True)
-    unforgotten[_matches(sound, state.forgotten)["row"].to_numpy()] = False
+    # What is held is not forgotten.
+    others, unforgotten = np.flatnonzero(place < 0), np.full(sound.height, True)
+    unforgotten[others[_matches(rows_at(sound, others), state.forgotten)["row"].to_numpy()]] = False
     judged = judged.with_columns(sound["key"], place=pl.Series(place), unforgotten=pl.Series(unforgotten))
     decision, faultless = pl.col("kind") == "decision", pl.col("fault").is_null()
     fresh = judged.select(_NEW_COLUMNS).filter(decision & faultless)
@@ -155,9 +157,9 @@ def taken_in(state: JoinState, judged: pl.DataFrame, *, config: JoinConfig) -> t
     marked = np.zeros(decisions.height + 1, dtype=bool)
     for places in touched:
         marked[places] = True
-    repeats = minus(tally("duplicates", fresh["partition"]), tally("duplicates", decisions["partition"][first:]))
+    repeated = minus(tally("duplicates", fresh["partition"]), tally("duplicates", decisions["partition"][first:]))
     late = minus(tally("late", feedback_in), tally("late", arrived["partition"]))
-    counts = plus(quarantined(judged), repeats, late)
+    counts = plus(quarantined(judged), repeated, late)
     return Taken(decisions, feedback, np.flatnonzero(marked[:-1])), counts
 
 
@@ -293,8 +295,8 @@ def _with_decisions(held: pl.DataFrame, fresh: pl.DataFrame) -> pl.DataFrame:
     if copies.height:
         held = _first_logged(held, copies)
         new = new.filter(pl.col("place") < 0)
-    repeated = new["key"].is_duplicated()
-    if repeated.any():
+    repeated = repeats(new["key"])
+    if repeated is not None:
         one_each = new.filter(repeated).sort("append_time_us", "payload").unique(_IDENTITY, keep="first", maintain_order=True)
         new = pl.concat([new.filter(~repeated), one_each])
     return pl.concat([held, new.drop("place")])
