@@ -1,5 +1,6 @@
 """Which events take part in the join, by the config: decided from the event alone, so the verdict never depends on when we looked. Pure."""
 
+import numpy as np
 import polars as pl
 
 from attribution.events import DAMAGE, UNDECODABLE
@@ -47,6 +48,7 @@ CONTRADICTIONS = (
 )
 REASONS = (*_ALONE, *CONTRADICTIONS)
 
+_KEYS = ("tenant", "task")
 _WITHOUT_TASK = ("signal", "heartbeat", DAMAGE, UNDECODABLE)
 
 
@@ -55,11 +57,16 @@ def judge(events: pl.DataFrame, *, config: JoinConfig) -> pl.DataFrame:
 
     Events of no task keep null limits; damage keeps its own words in `fault`.
     """
-    keys = ["tenant", "task"]
-    outcomes = config.outcome_frame.select(*keys, "name", kind=pl.lit("reward"), known=pl.lit(True))
-    judged = events.join(config.task_frame, on=keys, how="left", maintain_order="left")
-    judged = judged.join(outcomes, on=[*keys, "name", "kind"], how="left", maintain_order="left")
-    return judged.with_columns(fault=pl.coalesce("fault", *_faults(config))).drop("known")
+    judged = events.join(config.task_frame, on=_KEYS, how="left", maintain_order="left")
+    return judged.with_columns(_unknown(events, config)).with_columns(fault=pl.coalesce("fault", *_faults(config))).drop("unknown")
+
+
+def _unknown(events: pl.DataFrame, config: JoinConfig) -> pl.Series:
+    """Is this a reward whose name is no outcome of its task? Few events are rewards, so only they are looked up."""
+    rewards = events.select("kind", *_KEYS, "name").with_row_index("row").filter(pl.col("kind") == "reward")
+    unknown = np.zeros(events.height, dtype=bool)
+    unknown[rewards.join(config.outcome_frame, on=[*_KEYS, "name"], how="anti")["row"].to_numpy()] = True
+    return pl.Series("unknown", unknown, dtype=pl.Boolean)
 
 
 def quarantined(judged: pl.DataFrame) -> Counts:
@@ -79,6 +86,6 @@ def _faults(config: JoinConfig) -> list[pl.Expr]:
         pl.when(joined & pl.col("window_us").is_null()).then(pl.lit("unknown_task")),
         pl.when((-age > allowed) & ~pl.col("final").fill_null(False)).then(pl.lit("future")),
         pl.when((pl.col("kind") == "decision") & (age >= pl.col("window_us") + pl.col("late_us"))).then(pl.lit("too_late")),
-        pl.when((pl.col("kind") == "reward") & pl.col("known").is_null()).then(pl.lit("unknown_outcome")),
+        pl.when("unknown").then(pl.lit("unknown_outcome")),
         pl.when(nameless).then(pl.lit("decision_id_missing")),
     ]

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from attribution import credit, exposure, outcomes
 from attribution.decisions import decision_table
+from attribution.repeats import repeats
 from attribution.reward_function import computed
 from attribution.settings import JoinConfig
 from attribution.tally import Counts, minus, plus, tally, tally_by
@@ -134,8 +135,9 @@ def _with_own_rewards(rows: pa.Table, config: JoinConfig) -> pa.Table:
 def _standing(heads: pl.DataFrame, feedback: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, Counts]:
     """The events that stand after steps 1 to 3 (and 4 for impressions), with `row` and their decision's words; the refused; the counts."""
     decided = [pl.col(name).alias(f"{name}_decided") for name in ("unit_id", "tenant", "task")]
-    theirs = heads.select("task_row", *decided, *_LIMITS, decided_us="event_time_us")[feedback["row"].to_numpy()]
-    mine = feedback.hstack(theirs)
+    # In one piece: to gather from several takes three times as long.
+    theirs = heads.select("task_row", *decided, *_LIMITS, decided_us="event_time_us").rechunk()
+    mine = feedback.hstack(theirs.select(pl.all().gather(feedback["row"])))
     closed_us = pl.col("decided_us") + pl.col("window_us")
     before = pl.col("event_time_us") < pl.col("decided_us") - pl.col("grace_us")
     unseen = (pl.col("kind") == "impression") & (pl.col("event_time_us") >= pl.col("decided_us") + pl.col("impression_us"))
@@ -170,18 +172,23 @@ def _winners(copies: pl.DataFrame) -> tuple[pl.DataFrame, Counts]:
     """One copy of each event: smallest payload hash, smallest append time over the copies; and how many copies fell away."""
     # By a hash first, which is cheap; what only has the same hash comes out as it went in.
     mixed = pl.col("event_id").hash() ^ pl.col("row").hash() ^ pl.col("kind").hash()
-    repeated = copies.select(mixed.is_duplicated()).to_series()
-    if not repeated.any():
+    repeated = repeats(copies.select(mixed).to_series())
+    if repeated is None:
         return copies, {}
     several = copies.filter(repeated).with_columns(
         append_time_us=pl.col("append_time_us").min().over(_IDENTITY), differs=pl.col("payload").n_unique().over(_IDENTITY) > 1
     )
-    # Copies are mostly equal to the byte: only those that are not need a hash.
-    hashes = [_content_hash(payload) if differs else b"" for payload, differs in several.select("payload", "differs").iter_rows()]
-    ranked = several.drop("differs").with_columns(pl.Series("hash", hashes, dtype=pl.Binary)).sort("hash")
-    chosen = ranked.unique(_IDENTITY, keep="first", maintain_order=True).drop("hash")
+    # Copies are mostly equal to the byte: then any of them will do.
+    ranked = _by_hash(several) if several["differs"].any() else several
+    chosen = ranked.drop("differs").unique(_IDENTITY, keep="first", maintain_order=True)
     before, after = (tally("duplicates", frame.filter(pl.col("credit").is_null())["partition"]) for frame in (several, chosen))
     return pl.concat([copies.filter(~repeated), chosen]), minus(before, after)
+
+
+def _by_hash(copies: pl.DataFrame) -> pl.DataFrame:
+    """The copies in the order of their hashes; of those that don't differ none is asked for."""
+    hashes = [_content_hash(payload) if differs else b"" for payload, differs in copies.select("payload", "differs").iter_rows()]
+    return copies[pl.Series(hashes, dtype=pl.Binary).arg_sort()]
 
 
 def _content_hash(payload: bytes) -> bytes:

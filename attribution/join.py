@@ -44,6 +44,8 @@ __all__ = ["COUNTS", "STAMPS", "JoinState", "Stepped", "empty_state", "rebuild",
 # Columns of an observation that the writer adds when it commits the row.
 STAMPS = ("watermark_us", "commit_seq")
 _ROW_SCHEMA = pa.schema([field for field in OBSERVATION_SCHEMA if field.name not in STAMPS])
+# Columns of feedback that only the state needs.
+_OF_STATE = ("gone_us", "key", "place")
 _NO_ROWS = _ROW_SCHEMA.empty_table().drop_columns(["revision", "partition"])
 
 
@@ -119,7 +121,7 @@ def _derived(places: Places, feedback: pl.DataFrame, decisions: pl.DataFrame, co
     row_of[places] = np.arange(places.size, dtype=np.int32)
     row = row_of[feedback["place"].to_numpy()]
     theirs = np.flatnonzero(row >= 0)
-    direct = rows_at(feedback, theirs).with_columns(row=pl.Series(row[theirs], dtype=pl.UInt32))
+    direct = rows_at(feedback.drop(_OF_STATE), theirs).with_columns(row=pl.Series(row[theirs], dtype=pl.UInt32))
     shared = None
     if config.shares:
         shared = feedback.filter(unattributed()).join(mine.select("unit_id").unique(), on="unit_id", how="semi")

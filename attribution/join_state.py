@@ -16,6 +16,7 @@ from attribution.admission import quarantined
 from attribution.credit import unattributed
 from attribution.erasure import erased_rows
 from attribution.events import EVENT_SCHEMA
+from attribution.repeats import repeats
 from attribution.settings import JoinConfig
 from attribution.tally import Counts, minus, plus, tally
 
@@ -137,8 +138,9 @@ def taken_in(state: JoinState, judged: pl.DataFrame, *, config: JoinConfig) -> t
     known = _matches(sound, state.decisions)
     place = np.full(sound.height, -1, dtype=np.int32)
     place[known["row"].to_numpy()] = known["place"].to_numpy()
-    unforgotten = np.full(sound.height, True)
-    unforgotten[_matches(sound, state.forgotten)["row"].to_numpy()] = False
+    # What is held is not forgotten.
+    others, unforgotten = np.flatnonzero(place < 0), np.full(sound.height, True)
+    unforgotten[others[_matches(rows_at(sound, others), state.forgotten)["row"].to_numpy()]] = False
     judged = judged.with_columns(sound["key"], place=pl.Series(place), unforgotten=pl.Series(unforgotten))
     decision, faultless = pl.col("kind") == "decision", pl.col("fault").is_null()
     fresh = judged.select(_NEW_COLUMNS).filter(decision & faultless)
@@ -155,9 +157,9 @@ def taken_in(state: JoinState, judged: pl.DataFrame, *, config: JoinConfig) -> t
     marked = np.zeros(decisions.height + 1, dtype=bool)
     for places in touched:
         marked[places] = True
-    repeats = minus(tally("duplicates", fresh["partition"]), tally("duplicates", decisions["partition"][first:]))
+    repeated = minus(tally("duplicates", fresh["partition"]), tally("duplicates", decisions["partition"][first:]))
     late = minus(tally("late", feedback_in), tally("late", arrived["partition"]))
-    counts = plus(quarantined(judged), repeats, late)
+    counts = plus(quarantined(judged), repeated, late)
     return Taken(decisions, feedback, np.flatnonzero(marked[:-1])), counts
 
 
@@ -221,9 +223,16 @@ def marks_of(partitions: pl.Series, marks: Marks) -> Times:
     return by_number[numbers]
 
 
-def rows_at(frame: pl.DataFrame, places: Places | pl.Series) -> pl.DataFrame:
-    """The rows at these places. Column by column: to index a frame of several chunks copies all of it into one first."""
-    return pl.DataFrame([column.gather(places) for column in frame.get_columns()])
+def rows_at(frame: pl.DataFrame, places: Places) -> pl.DataFrame:
+    """The rows at these places, which ascend: a filter takes a seventh of what gathering from several chunks does."""
+    wanted = np.zeros(frame.height, dtype=bool)
+    wanted[places] = True
+    return frame.filter(pl.Series(wanted, dtype=pl.Boolean))
+
+
+def _gathered(frame: pl.DataFrame, places: pl.Series) -> pl.DataFrame:
+    """The rows at these places, in any order. Not by an index of the frame, which copies all of its chunks into one first."""
+    return frame.select(pl.all().gather(places))
 
 
 def later(one: Marks, other: Marks) -> Marks:
@@ -263,7 +272,7 @@ def _matches(rows: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
         return pl.DataFrame(schema={"row": pl.UInt32, "place": pl.UInt32})
     pairs = rows.select("key").with_row_index("row").join(held.select("key").with_row_index("place"), on="key")
     # By a hash of 64 bits first, which is three times faster; that it is the same id must still be seen.
-    mine, theirs = rows_at(rows.select(_IDENTITY), pairs["row"]), rows_at(held.select(_IDENTITY), pairs["place"])
+    mine, theirs = _gathered(rows.select(_IDENTITY), pairs["row"]), _gathered(held.select(_IDENTITY), pairs["place"])
     same = (mine["decision_id"] == theirs["decision_id"]) & (mine["partition"] == theirs["partition"])
     return pairs if same.all() else pairs.filter(same)
 
@@ -286,8 +295,8 @@ def _with_decisions(held: pl.DataFrame, fresh: pl.DataFrame) -> pl.DataFrame:
     if copies.height:
         held = _first_logged(held, copies)
         new = new.filter(pl.col("place") < 0)
-    repeated = new["key"].is_duplicated()
-    if repeated.any():
+    repeated = repeats(new["key"])
+    if repeated is not None:
         one_each = new.filter(repeated).sort("append_time_us", "payload").unique(_IDENTITY, keep="first", maintain_order=True)
         new = pl.concat([new.filter(~repeated), one_each])
     return pl.concat([held, new.drop("place")])
@@ -295,7 +304,7 @@ def _with_decisions(held: pl.DataFrame, fresh: pl.DataFrame) -> pl.DataFrame:
 
 def _first_logged(held: pl.DataFrame, copies: pl.DataFrame) -> pl.DataFrame:
     """Held decisions, those replaced of which a copy was logged earlier."""
-    theirs = rows_at(held.select("append_time_us", "payload"), copies["place"])
+    theirs = _gathered(held.select("append_time_us", "payload"), copies["place"])
     append, payload = pl.col("append_time_us"), pl.col("payload")
     both = copies.hstack(theirs.rename({"append_time_us": "held_append_us", "payload": "held_payload"}))
     earlier = (append < pl.col("held_append_us")) | ((append == pl.col("held_append_us")) & (payload < pl.col("held_payload")))
