@@ -99,7 +99,9 @@ class Board:
     def _server(self) -> dict[str, Any]:
         if not self._servers():
             if self._places.demo:
-                return _absent("The demo is not running, so its server has no figures; give --metrics to look at another.")
+                return _absent(
+                    "The demo is not running, or not ready yet, so its server has no figures; give --metrics to look at another."
+                )
             return _absent("No server was named: start `serving serve --set metrics_address=127.0.0.1:9107`, and give --metrics here.")
         if not self._looks or self._fault:
             return _absent(f"{self._fault or 'Not looked at yet'}. Is the server up, with `metrics_address` set?")
@@ -108,7 +110,7 @@ class Board:
     def _joiner(self) -> dict[str, Any]:
         joiner = self._places.joiner or self._of_demo("joiner")
         if not joiner and self._places.demo:
-            return _absent("The demo is not running, so its joiner has no figures; give --joiner to look at another.")
+            return _absent("The demo is not running, or not ready yet, so its joiner has no figures; give --joiner to look at another.")
         if not joiner:
             return _absent("No joiner was named: start `attribution run --metrics-address 127.0.0.1:9108`, and give --joiner here.")
         try:
