@@ -107,10 +107,10 @@ def _serve_here(server: Server, stop: threading.Event, address_file: Path | None
         gc.collect()
         gc.freeze()
         gc.enable()
-        if server.metrics_address:
-            # The port may have been the system's choice. As `attribution run` says it.
-            print(f"metrics: {server.metrics_address}", file=sys.stderr, flush=True)
         _say_ready(server.address, address_file)
+        if server.metrics_address:
+            # The port may have been the system's choice.
+            print(f"metrics: {server.metrics_address}", flush=True)
         stop.wait()
     finally:
         server.drain()
