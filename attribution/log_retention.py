@@ -2,7 +2,7 @@
 
 A segment goes if it is sealed (another stands behind it: the newest says where the log goes on, and never goes), old, shipped where the log
 is shipped, and landed: the tables' own offsets say so, not a clock. What goes is a beginning of the log, oldest first, so a stop in
-between leaves a log as good as before.
+between leaves a log as good as before. Nobody joins the log of shadows: it has no landing to wait for, and goes by age alone.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from pathlib import Path
 from attribution.errors import SourceError, TableError
 from attribution.sources import Offsets, Partition
 from attribution.status import done_offsets
-from protos.log_files import DECISIONS, FEEDBACK, end_offset, segments, shipped_offset
+from protos.log_files import DECISIONS, FEEDBACK, SHADOWS, end_offset, segments, shipped_offset
 
 __all__ = ["LOGS", "LogExpiry", "expire_logs", "read_by_offset", "read_through_broker"]
 
@@ -22,7 +22,8 @@ LOGS = (DECISIONS, FEEDBACK)
 
 @dataclasses.dataclass(frozen=True)
 class LogExpiry:
-    """What goes of one log: so many segments and bytes, all before `until_offset`; `landed_offset`: all before it has landed."""
+    """What goes of one log: so many segments and bytes, all before `until_offset`; `landed_offset`: all before it has landed (of shadows,
+    which land nowhere, the end of the log)."""
 
     log: str
     segments: int
@@ -72,7 +73,10 @@ def expire_logs(logs: Path, *, landed: Mapping[str, int], before_us: int, apply:
     """
     if not logs.is_dir():
         raise SourceError(f"--logs {logs}: no such directory; give the one that the server writes its logs to")
-    return [_expire_log(logs / log, landed=landed.get(log, 0), before_us=before_us, apply=apply) for log in LOGS]
+    needed = {log: landed.get(log, 0) for log in LOGS}
+    if (logs / SHADOWS).is_dir():
+        needed[SHADOWS] = end_offset(logs / SHADOWS)
+    return [_expire_log(logs / log, landed=offset, before_us=before_us, apply=apply) for log, offset in needed.items()]
 
 
 def _expire_log(log: Path, *, landed: int, before_us: int, apply: bool) -> LogExpiry:

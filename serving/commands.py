@@ -108,6 +108,9 @@ def _serve_here(server: Server, stop: threading.Event, address_file: Path | None
         gc.freeze()
         gc.enable()
         _say_ready(server.address, address_file)
+        if server.metrics_address:
+            # The port may have been the system's choice.
+            print(f"metrics: {server.metrics_address}", flush=True)
         stop.wait()
     finally:
         server.drain()

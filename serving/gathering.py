@@ -50,11 +50,16 @@ class Gathering(Generic[Request, Answer]):
 
     def answer(self, request: Request) -> Answer:
         """The answer to one request. Raises what `answer_all` raised."""
+        # Those whose requests are already here come in first: on a busy core, this makes a batch of what would be calls of one.
+        return self._queued(request, before=os.sched_yield)
+
+    def _queued(self, request: Request, *, before: Callable[[], object] | None = None) -> Answer:
+        """Answered with those who wait; `before` is called by who leads at once."""
         mine: _Waiting[Request, Answer] = _Waiting(request)
         self._queue.append(mine)
         if self._leading.acquire(blocking=False):
-            # Those whose requests are already here come in first: on a busy core, this makes a batch of what would be calls of one.
-            os.sched_yield()
+            if before is not None:
+                before()
             self._lead()
         mine.done.acquire()
         if mine.leads:
@@ -63,6 +68,19 @@ class Gathering(Generic[Request, Answer]):
         if isinstance(mine.outcome, Raised):
             raise mine.outcome.error
         return mine.outcome
+
+    def answer_now(self, request: Request) -> Answer:
+        """As `answer`, but who finds nobody at it goes ahead, without letting others come in first: for what takes less time than a turn of
+        the scheduler, such as a write to a log. Whoever comes meanwhile goes together."""
+        if self._queue or not self._leading.acquire(blocking=False):
+            return self._queued(request)
+        try:
+            outcome = answered_apart(self._answer_all, [request], common=self._common)[0]
+        finally:
+            self._hand_on()
+        if isinstance(outcome, Raised):
+            raise outcome.error
+        return outcome
 
     def _lead(self) -> None:
         """Answers those who wait, as many as go together, and gives the lead away."""

@@ -182,9 +182,11 @@ def _scores(design: Design, cells: Cells, outcome: str, fitted: np.ndarray) -> n
         raise ExperimentError("cluster: all rows are of one cluster, which says nothing of the error; name a column with many")
     sums = parts.sums[outcome]
     residual = sums.weight * (sums.mean - fitted[parts.cell])
-    scores = (
-        scipy.sparse.csr_array((residual, ((np.cumsum(present) - 1)[parts.cluster], parts.cell)), shape=(count, cells.size)) @ design.matrix
-    )
+    places = (np.cumsum(present) - 1)[parts.cluster]
+    # Parts side by side by cluster: as a change of format this is a count and a copy, where building from places would sort them too.
+    by_part = scipy.sparse.csr_array((residual, places, np.arange(len(residual) + 1)), shape=(len(residual), count))
+    ordered = by_part.tocsc()
+    scores = scipy.sparse.csr_array((ordered.data, parts.cell[ordered.indices], ordered.indptr), shape=(count, cells.size)) @ design.matrix
     return scores.toarray() if scipy.sparse.issparse(scores) else scores
 
 

@@ -112,9 +112,9 @@ class AsyncPolicyClient:
         except ServingError as error:
             return [error]
 
-    async def assign(self, task: str, *, unit_id: str) -> AssignResponse:
+    async def assign(self, task: str, *, unit_id: str, context: ContextInput | None = None, sticky_arm: str = "") -> AssignResponse:
         """As PolicyClient.assign."""
-        return await self._run(self._core.assign(task, unit_id=unit_id))
+        return await self._run(self._core.assign(task, unit_id=unit_id, context=context, sticky_arm=sticky_arm))
 
     async def policy(self, task: str) -> GetPolicyResponse:
         """As PolicyClient.policy."""

@@ -25,7 +25,7 @@ from serving.client.decision import Decision, Rewards, happened
 from serving.client.failures import AWAY, outcome
 from serving.client.fallback import Fallback, fallen, shown_actions
 from serving.client.outbox import Counts, Outbox
-from serving.client.requests import ContextInput, SelectOptions, identified, select_request
+from serving.client.requests import ContextInput, SelectOptions, context_of, identified, select_request
 from serving.errors import RequestRefused, ServingError, Unavailable
 
 __all__ = ["SINK", "Call", "Core", "Flow"]
@@ -167,9 +167,20 @@ class Core:
         self._known[task] = _Known(found.schema_digest, tuple(found.actions))
         return found
 
-    def assign(self, task: str, *, unit_id: str) -> Flow[AssignResponse]:
-        """The arm of a unit."""
-        return (yield Call("Assign", AssignRequest(tenant=self._tenant, task=task, unit_id=unit_id)))
+    def assign(self, task: str, *, unit_id: str, context: ContextInput | None = None, sticky_arm: str = "") -> Flow[AssignResponse]:
+        """The arm of a unit. Without a context, targets are asked of the schema's defaults."""
+        request = AssignRequest(tenant=self._tenant, task=task, unit_id=unit_id, sticky_arm=sticky_arm)
+        if context is not None:
+            request.context.CopyFrom(context_of(context))
+            if request.context.packed:
+                if task not in self._known:
+                    yield from self.policy(task)
+                request.context.schema_digest = self._known[task].schema_digest
+        try:
+            return (yield Call("Assign", request))
+        except ServingError as error:
+            self._forget_schema(task, error)
+            raise
 
     def _complete(self, request: SelectRequest) -> Flow[SelectRequest]:
         """The request with the digest of its schema; what a fallback would need is asked for beside it, once a task."""
@@ -183,6 +194,11 @@ class Core:
         whole.CopyFrom(request)
         whole.context.schema_digest = self._known[request.task].schema_digest
         return whole
+
+    def _forget_schema(self, task: str, error: ServingError) -> None:
+        """Where the server has another schema than it told us: it is asked again next time."""
+        if error.field == "context.schema_digest":
+            self._known.pop(task, None)
 
     def _sent_batch(self, named: Sequence[SelectRequest]) -> Flow[Sequence[SelectResult]]:
         whole = []
@@ -205,9 +221,7 @@ class Core:
 
     def _instead(self, request: SelectRequest, error: ServingError) -> SelectResponse:
         """A slate of the client's own, with its event on the way. Raises the error where there can be none."""
-        if error.field == "context.schema_digest":
-            # The server has another schema than it told us: ask again next time.
-            self._known.pop(request.task, None)
+        self._forget_schema(request.task, error)
         if self._fallback is None or not isinstance(error, AWAY):
             raise error
         known, declared = self._known.get(request.task), self._fallback.actions.get(request.task, ())

@@ -8,7 +8,7 @@ import numpy as np
 from protos.events_pb2 import CandidateSet
 from protos.policy_pb2 import Context, FeatureValue, NumberList, SelectRequest
 
-__all__ = ["ContextInput", "SelectOptions", "identified", "select_request"]
+__all__ = ["ContextInput", "SelectOptions", "context_of", "identified", "select_request"]
 
 # A context as an encoded vector f32[d], or as named features.
 ContextInput = np.ndarray | Mapping[str, float | bool | str | Sequence[float]]
@@ -44,7 +44,7 @@ def select_request(
         task=task,
         unit_id=unit_id,
         request_id=request_id,
-        context=_context(context),
+        context=context_of(context),
         candidates=CandidateSet(actions=candidates) if candidates else None,
         slate_size=slate_size,
         explain=explain,
@@ -60,7 +60,8 @@ def identified(request: SelectRequest, *, request_id: str) -> SelectRequest:
     return named
 
 
-def _context(context: ContextInput) -> Context:
+def context_of(context: ContextInput) -> Context:
+    """Its message; a packed one lacks the digest of its schema."""
     if isinstance(context, Mapping):
         return Context(features={name: _feature(value) for name, value in context.items()})
     return Context(packed=np.asarray(context, dtype="<f4").tobytes())

@@ -121,9 +121,10 @@ class PolicyClient:
         except grpc.RpcError as error:
             raise error_of(error, address=self._address) from error
 
-    def assign(self, task: str, *, unit_id: str) -> AssignResponse:
-        """The arm of a unit."""
-        return self._run(self._core.assign(task, unit_id=unit_id))
+    def assign(self, task: str, *, unit_id: str, context: ContextInput | None = None, sticky_arm: str = "") -> AssignResponse:
+        """The arm of a unit. `context`: what the experiments' targets ask for, encoded f32[d] or by name, None = the features' defaults;
+        `sticky_arm`: `experiment/arm` that an earlier answer told, kept while there is such an arm and the unit is its target."""
+        return self._run(self._core.assign(task, unit_id=unit_id, context=context, sticky_arm=sticky_arm))
 
     def policy(self, task: str) -> GetPolicyResponse:
         """What serves a task now."""

@@ -16,7 +16,8 @@ __all__ = ["dashboard"]
 @refusing(ServingError, ProtosError)
 def dashboard(
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="Folder of `serving demo`: its store, observations and summary, unless named below.")
+        Path | None,
+        typer.Option("--folder", help="Folder of `serving demo`: its store, observations, metrics and summary, unless named below."),
     ] = None,
     store: Annotated[Path | None, typer.Option("--store", help="Directory of the policy store. [default: var/store]")] = None,
     observations: Annotated[
@@ -43,12 +44,11 @@ def dashboard(
         observations=(observations or base / "attribution" / "observations").absolute(),
         servers=metrics,
         joiner=joiner,
-        run=base / "summary.json" if folder else None,
+        demo=base if folder else None,
     )
     board = Board(places, now_us=now_us)
     if as_json:
-        if metrics:
-            board.look()
+        board.look()
         names = board.tasks()
         print(json.dumps(plain(board.state(task or (names[0] if names else ""))), indent=1))
         return

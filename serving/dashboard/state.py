@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from bandits.errors import BanditsError
 from protos.errors import ObservationsError
+from serving.dashboard.demo_folder import SUMMARY, metrics_of
 from serving.dashboard.loads import Look, loads
 from serving.dashboard.prometheus import ask, summed, value_of
 from serving.dashboard.rows import figures, read_recent
@@ -25,13 +26,14 @@ _FRESH_S, _FRESH_TIMES = 2.0, 10.0
 
 
 class Places(NamedTuple):
-    """Where the sources are. `servers` and `joiner`: host:port of their metrics; `run`: summary.json of a demo."""
+    """Where the sources are. `servers` and `joiner`: host:port of their metrics; `demo`: folder of a demo, whose summary is shown once it
+    has ended, and whose server and joiner are asked while it runs, where no others are named."""
 
     store: Path
     observations: Path
     servers: Sequence[str] = ()
     joiner: str = ""
-    run: Path | None = None
+    demo: Path | None = None
 
 
 class _Kept(NamedTuple):
@@ -57,7 +59,7 @@ class Board:
         """Looks at the servers every few seconds; first it reads what the first page will ask for."""
         for task in self.tasks()[:1]:
             self._slow(task)
-        while self._places.servers:
+        while self._places.servers or self._places.demo:
             self.look()
             if stop.wait(_LOOK_EVERY_S):
                 return
@@ -65,7 +67,7 @@ class Board:
     def look(self) -> None:
         """One look at the servers; one that cannot be asked is said, and the others' figures stand."""
         found, faults = [], []
-        for address in self._places.servers:
+        for address in self._servers():
             try:
                 found.append(ask(address))
             except (OSError, ValueError) as error:
@@ -88,20 +90,33 @@ class Board:
                 kept = self._kept[task] = _Kept(time.monotonic() + max(_FRESH_S, _FRESH_TIMES * took), value)
             return kept.value
 
+    def _servers(self) -> Sequence[str]:
+        return self._places.servers or [address for address in (self._of_demo("server"),) if address]
+
+    def _of_demo(self, part: str) -> str:
+        return metrics_of(self._places.demo, part) if self._places.demo else ""
+
     def _server(self) -> dict[str, Any]:
-        if not self._places.servers:
+        if not self._servers():
+            if self._places.demo:
+                return _absent(
+                    "The demo is not running, or not ready yet, so its server has no figures; give --metrics to look at another."
+                )
             return _absent("No server was named: start `serving serve --set metrics_address=127.0.0.1:9107`, and give --metrics here.")
         if not self._looks or self._fault:
             return _absent(f"{self._fault or 'Not looked at yet'}. Is the server up, with `metrics_address` set?")
         return loads(list(self._looks))
 
     def _joiner(self) -> dict[str, Any]:
-        if not self._places.joiner:
+        joiner = self._places.joiner or self._of_demo("joiner")
+        if not joiner and self._places.demo:
+            return _absent("The demo is not running, or not ready yet, so its joiner has no figures; give --joiner to look at another.")
+        if not joiner:
             return _absent("No joiner was named: start `attribution run --metrics-address 127.0.0.1:9108`, and give --joiner here.")
         try:
-            samples = ask(self._places.joiner)
+            samples = ask(joiner)
         except (OSError, ValueError) as error:
-            return _absent(f"{self._places.joiner} does not answer ({error}). Is `attribution run` up, with --metrics-address?")
+            return _absent(f"{joiner} does not answer ({error}). Is `attribution run` up, with --metrics-address?")
         counted = {dict(labels)["counted_as"]: count for labels, count in samples.get("slateloop_join_events_total", {}).items()}
         freshness = samples.get("slateloop_join_freshness_seconds", {})
         return {
@@ -132,8 +147,8 @@ class Board:
     def _run(self) -> dict[str, Any]:
         """What the demo's callers measured themselves; nothing where this is no demo."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            if self._places.run is not None:
-                told: Mapping[str, Any] = json.loads(self._places.run.read_text())
+            if self._places.demo is not None:
+                told: Mapping[str, Any] = json.loads((self._places.demo / SUMMARY).read_text())
                 return {key: float(told[key]) for key in ("select_p50_ms", "select_p99_ms", "decisions_per_s", "traffic_s")}
         return {}
 

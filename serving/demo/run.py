@@ -129,10 +129,12 @@ def _start(plan: Plan, parts: Parts, world: World) -> Traffic:
     address_file = plan.folder / "address"
     serve = ("--tasks", str(plan.served), "--store", str(plan.store), "--logs", str(plan.logs), "--address", "127.0.0.1:0")
     ship, source = _transport(plan, parts)
-    parts.start("server", "serving", "serve", *serve, "--address-file", str(address_file), "--final-heartbeat", *ship)
+    # Where they answer stands in their output: `serving dashboard --folder` finds it there.
+    asked = ("--set", "metrics_address=127.0.0.1:0")
+    parts.start("server", "serving", "serve", *serve, "--address-file", str(address_file), "--final-heartbeat", *asked, *ship)
     address = parts.await_file(address_file, timeout_s=_READY_S)
     run = ("--out", str(plan.attribution), "--tasks", str(plan.served))
-    parts.start("joiner", "attribution", "run", *source, *run, "--until-final")
+    parts.start("joiner", "attribution", "run", *source, *run, "--until-final", "--metrics-address", "127.0.0.1:0")
     common = ("--store", str(plan.store), "--observations", str(plan.observations), "--task-config", str(plan.config))
     parts.start("learner", "bandits", "learn", *common)
     parts.start("gate", "ope", "gate", "--watch", *common)

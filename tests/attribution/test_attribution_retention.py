@@ -22,7 +22,7 @@ from attribution.topic_retention import expire_topics
 from attribution.worker import Worker
 from protos.events_pb2 import Event
 from protos.framing import frame
-from protos.log_files import DECISIONS, FEEDBACK, SHIPPED, end_offset, segment_path, segments
+from protos.log_files import DECISIONS, FEEDBACK, SHADOWS, SHIPPED, end_offset, segment_path, segments
 from tests.attribution.event_kit import append_log, decision, finals, impression, join_config, reward, us
 from tests.attribution.kafka_kit import Wire, story
 from tests.attribution.test_attribution_hops import rows
@@ -99,6 +99,17 @@ def test_a_segment_that_has_not_landed_or_not_been_shipped_or_is_young_stays(log
     assert going() == 1
     (logs / DECISIONS / SHIPPED).write_text("torn")
     assert going() == 0
+
+
+def test_segments_of_shadows_go_by_age_alone_and_the_newest_stays(logs: Path, tmp_path: Path) -> None:
+    for written_us in (OLD_US, OLD_US, NOW_US, NOW_US):
+        segment(logs / SHADOWS, [decision(9)], written_us=written_us)
+    before = bases(logs / SHADOWS)
+    # Nothing of the other logs has landed.
+    *others, shadows = expire_logs(logs, landed={}, before_us=NOW_US, apply=True)
+    assert [one.segments for one in others] == [0, 0]
+    assert (shadows.log, shadows.segments, shadows.until_offset) == (SHADOWS, 2, before[2]) and bases(logs / SHADOWS) == before[2:]
+    assert expire_logs(logs, landed={}, before_us=NOW_US + 1_000_000, apply=True)[-1].segments == 1 and bases(logs / SHADOWS) == before[3:]
 
 
 def test_a_checker_that_trusted_age_alone_would_lose_records_and_the_source_says_so(logs: Path, config: JoinConfig, tmp_path: Path) -> None:

@@ -185,5 +185,27 @@ def test_two_different_rows_of_one_hash_are_told_apart(monkeypatch: pytest.Monke
     from bandits.effects import cells
 
     honest = cells._hashes
+    monkeypatch.setattr(cells, "_weighed", lambda columns: np.zeros(N, np.uint64))
     monkeypatch.setattr(cells, "_hashes", lambda columns, salt: np.zeros(N, np.uint64) if salt == 1 else honest(columns, salt))
     assert len(grouped([YEAR, CODES], rows=N).first) == 24
+
+
+@pytest.mark.parametrize("large", [1e300, 2.0**60, np.inf])
+def test_small_columns_beside_ones_that_drown_them_in_a_sum_are_told_apart(large: float) -> None:
+    columns = [np.full(6, large), np.array([0.0, 1.0, 0.0, 1.0, 2.0, 0.0]), np.arange(6) // 5]
+    groups = grouped(columns, rows=6)
+    np.testing.assert_array_equal(groups.code, [0, 1, 0, 1, 2, 3])
+    np.testing.assert_array_equal(groups.first, [0, 1, 4, 5])
+
+
+def test_groups_of_many_rows_are_those_of_a_sort() -> None:
+    rng = np.random.default_rng(3)
+    # More rows than are looked at together, and numbers whose sums round.
+    columns = [rng.integers(0, 3, 100_000) / 7, rng.integers(0, 4, 100_000), rng.integers(0, 2, 100_000) * 1e9]
+    groups, (rows, first, code) = (
+        grouped(columns, rows=100_000),
+        np.unique(np.stack(columns), axis=1, return_index=True, return_inverse=True),
+    )
+    assert len(rows.T) == len(groups.first) == 24
+    np.testing.assert_array_equal(np.sort(first), groups.first)
+    np.testing.assert_array_equal(first[code.ravel()], groups.first[groups.code])

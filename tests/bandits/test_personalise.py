@@ -191,7 +191,11 @@ def test_a_guardrail_and_a_budget_are_kept_at_a_price_and_other_weights_are_tabl
     assert kept["guardrails"][0]["slack"] > -2 * kept["guardrails"][0]["standard_error"]
     assert not first["feasible"] and second["feasible"] and second["value"] < kept["value"] < first["value"]
     cheap = report(tmp_path, table, **bound, budget=0.05)["constrained"]
-    assert cheap["cost"] <= 0.055 and cheap["feasible"] == (cheap["cost"] <= 0.05) and cheap["value"] > found["uniform"][1]["value"]
+    # The budget is kept on 334 rows and looked at on 1,000: the share of who costs something differs by 0.032 (one standard deviation), the
+    # cost by 0.0032. Five of them: a false alarm in 3 million. Without the budget nearly everybody costs something.
+    free = found["black_box"]["shares"]
+    assert cheap["cost"] <= 0.066 < 0.1 * (1.0 - free["control"])
+    assert cheap["feasible"] == (cheap["cost"] <= 0.05) and cheap["value"] > found["uniform"][1]["value"]
 
 
 def test_the_halves_are_those_of_numpy_and_missing_covariates_are_kept(tmp_path: Path) -> None:

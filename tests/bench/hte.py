@@ -34,7 +34,7 @@ from bandits.personalise.black_box import black_box
 from bandits.personalise.boosting import binned, edges_of
 from bandits.personalise.cate import cate, lines
 from bandits.personalise.judge import mean_and_error
-from bandits.personalise.learners import Ridge, Rows, crossed, doubly_robust, folds_of, t_learner
+from bandits.personalise.learners import Model, Ridge, Rows, crossed, doubly_robust, folds_of, t_learner
 from bandits.personalise.lessons import lesson
 from bandits.personalise.tree import grown
 from bandits.personalise.tree_shape import PolicyTree, arms_of_rows
@@ -243,6 +243,13 @@ class Least:
         return self.b[0] + x @ self.b[1:]
 
 
+def additive(rows: Rows) -> Model:
+    """One least squares of covariates and arms without their products, which is what the peer makes of LinearRegression."""
+    arms = np.eye(rows.arms)
+    model = Least().fit(np.column_stack([rows.x, arms[rows.arm][:, 1:]]), rows.y)
+    return lambda x: np.column_stack([model.predict(np.column_stack([x, np.tile(arms[arm, 1:], (len(x), 1))])) for arm in range(rows.arms)])
+
+
 def cates(workers: Workers, folder: Path, rows: int) -> Iterator[Figure]:
     """Effects as lines of six covariates, with errors, beside EconML's LinearDRLearner on the same rows; folds differ, so figures do."""
     n = rows // 5
@@ -254,7 +261,7 @@ def cates(workers: Workers, folder: Path, rows: int) -> Iterator[Figure]:
     np.savez(file, x=x, y=y, arm=arm)
     share = np.bincount(arm) / n
     start = time.process_time()
-    found = cate(Rows(x, y, arm, share[arm], ARMS), outcome=t_learner(Least), basis=lines, folds=3)
+    found = cate(Rows(x, y, arm, share[arm], ARMS), outcome=additive, basis=lines, folds=3)
     average, error = found.average(x)
     seconds, title = time.process_time() - start, f"effects as lines, {n} x 6 x {ARMS}"
     answer = workers["econml"].ask("linear_dr", file=str(file)) if "econml" in workers else None

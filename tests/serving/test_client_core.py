@@ -9,7 +9,15 @@ import pytest
 
 from bandits.keys import decision_id
 from protos.events_pb2 import FALLBACK_REASON_CLIENT, Event, Slot
-from protos.policy_pb2 import FeedbackResponse, GetPolicyResponse, RequestError, SelectBatchResponse, SelectResponse, SelectResult
+from protos.policy_pb2 import (
+    AssignResponse,
+    FeedbackResponse,
+    GetPolicyResponse,
+    RequestError,
+    SelectBatchResponse,
+    SelectResponse,
+    SelectResult,
+)
 from serving import events
 from serving.client import Decision, Fallback
 from serving.client.core import SINK, Core
@@ -71,6 +79,20 @@ def test_a_select_learns_the_schema_once_and_names_the_request() -> None:
     assert (decision.action, decision.actions, decision.propensities, decision.is_fallback) == ("b", ("b", "b"), (0.5, 0.5), False)
     shell.decide(ANSWER)
     assert [call.method for call in shell.calls[2:]] == ["Select"]
+
+
+def test_an_assignment_by_vector_asks_the_schema_once_and_again_when_it_changed() -> None:
+    shell, arm = Shell(), AssignResponse(arm="e/a")
+    about: dict[str, Any] = {"unit_id": "u", "context": np.zeros(2)}
+    assert shell.run(shell.core.assign("shop", sticky_arm="e/a", **about), POLICY, arm) == arm
+    sent = shell.calls[1].message
+    assert (sent.sticky_arm, sent.context.schema_digest, len(sent.context.packed)) == ("e/a", "d" * 64, 8)
+    with pytest.raises(RequestRefused):
+        shell.run(shell.core.assign("shop", **about), RequestRefused("another schema", field="context.schema_digest"))
+    shell.run(shell.core.assign("shop", unit_id="u"), arm)
+    assert not shell.calls[-1].message.HasField("context")
+    shell.run(shell.core.assign("shop", **about), POLICY, arm)
+    assert [call.method for call in shell.calls] == ["GetPolicy", "Assign", "Assign", "Assign", "GetPolicy", "Assign"]
 
 
 def test_a_request_id_of_the_callers_own_is_kept() -> None:

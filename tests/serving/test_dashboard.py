@@ -22,6 +22,7 @@ from bandits.store import Store
 from protos.errors import ObservationsError
 from protos.task import load_task
 from serving.commands import app
+from serving.dashboard.demo_folder import metrics_of
 from serving.dashboard.loads import Look, loads
 from serving.dashboard.prometheus import read_samples, summed
 from serving.dashboard.rows import COLUMNS, figures, read_recent
@@ -215,11 +216,34 @@ def test_a_board_says_what_server_and_joiner_say(folder: Path, tmp_path: Path) -
         json.dumps({"select_p50_ms": 1.5, "select_p99_ms": 9.0, "decisions_per_s": 900.0, "traffic_s": 60.0})
     )
     with endpoint(exposition(100), exposition(300)) as server, endpoint(JOINER) as joiner:
-        board = Board(places(folder, servers=[server, server], joiner=joiner, run=tmp_path / "summary.json"), now_us=now_us)
+        board = Board(places(folder, servers=[server, server], joiner=joiner, demo=tmp_path), now_us=now_us)
         board.look()
         said = board.state("shop")
     assert said["server"]["now"]["decisions"] == 400 and said["run"]["select_p99_ms"] == 9.0
     assert said["joiner"]["behind_s"] == 1.25 and said["joiner"]["freshness_s"] == {"0.5": 0.4, "0.99": 1.9}
+
+
+def test_beside_a_running_demo_its_own_server_and_joiner_are_asked_until_it_ends(folder: Path, tmp_path: Path) -> None:
+    board = Board(places(folder, demo=tmp_path), now_us=now_us)
+    board.look()
+    assert "The demo is not running" in board.state("shop")["server"]["absent"]
+    with endpoint(exposition(100)) as server, endpoint(JOINER) as joiner:
+        (tmp_path / "server.out").write_text(f"warning\nmetrics: {server}\nserving: 127.0.0.1:1\n")
+        (tmp_path / "joiner.out").write_text(f"metrics: {joiner}\n")
+        board = Board(places(folder, demo=tmp_path), now_us=now_us)
+        board.look()
+        said = board.state("shop")
+        assert said["server"]["now"]["decisions"] == 100 and said["joiner"]["behind_s"] == 1.25
+        (tmp_path / "summary.json").write_text("{}")
+        board.look()
+        ended = Board(places(folder, demo=tmp_path), now_us=now_us).state("shop")
+    assert "The demo is not running" in board.state("shop")["server"]["absent"]
+    assert "The demo is not running" in ended["joiner"]["absent"]
+
+
+def test_an_address_that_is_still_being_written_is_not_asked(tmp_path: Path) -> None:
+    (tmp_path / "server.out").write_text("metrics: 127.0.0.1:4")
+    assert metrics_of(tmp_path, "server") == ""
 
 
 @pytest.fixture

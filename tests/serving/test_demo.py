@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from serving.dashboard.demo_folder import metrics_of
 from serving.demo.environment import SEEN_PROBABILITY, DigitsWorld, react
 from serving.demo.results import curve, forecasts
 from serving.demo.standing import Judgement
@@ -39,6 +40,16 @@ def test_every_decision_of_the_demo_is_accounted_for(demo: Path) -> None:
     assert figures["logged"] == figures["joined"] + figures["pending"] + figures["expired"] + figures["quarantined"]
     assert figures["logged"] >= figures["acknowledged"] and figures["pending"] == 0
     assert figures["replay_draws"] == figures["replay_propensities"] == 1.0
+
+
+def test_server_and_joiner_of_the_demo_say_where_their_metrics_are(demo: Path) -> None:
+    (demo / "summary.json").rename(demo / "ended.json")
+    try:
+        addresses = {metrics_of(demo, part) for part in ("server", "joiner")}
+    finally:
+        (demo / "ended.json").rename(demo / "summary.json")
+    assert len(addresses) == 2 and all(address.startswith("127.0.0.1:") and address[-1] != ":" for address in addresses)
+    assert metrics_of(demo, "server") == "", "it has ended"
 
 
 def test_the_page_of_the_demo_is_one_file_with_three_pictures(demo: Path) -> None:

@@ -1,11 +1,14 @@
 """The command line: bad input ends with exit code 2 and one line a fault; configs are shown with their origin."""
 
+import gc
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -13,7 +16,7 @@ from typer.testing import CliRunner
 
 from bandits.config import TaskPolicy
 from protos.config import load_yaml
-from serving.commands import app
+from serving.commands import _serve_here, app
 from serving.config import ServerConfig
 from serving.server import Server
 from tests.serving.kit import ROOT
@@ -23,6 +26,17 @@ runner = CliRunner()
 
 def run(*arguments: object) -> Any:
     return runner.invoke(app, [str(argument) for argument in arguments])
+
+
+def test_a_server_says_where_it_listens_and_then_where_its_metrics_are(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for metrics_address, said in (("127.0.0.1:2", "metrics: 127.0.0.1:2\n"), ("", "")):
+        server: Any = Mock(address="127.0.0.1:1", metrics_address=metrics_address)
+        stop = threading.Event()
+        stop.set()
+        _serve_here(server, stop, tmp_path / "address")
+        gc.unfreeze()
+        assert capsys.readouterr().out == "serving: 127.0.0.1:1\n" + said
+        assert (tmp_path / "address").read_text() == "127.0.0.1:1\n" and server.drain.called
 
 
 def test_the_documented_config_is_the_default_and_names_every_key() -> None:

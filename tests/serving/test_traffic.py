@@ -1,5 +1,6 @@
 """Experiments of a task: who is in which arm, with which probability, what the log says of it, and who moves the shares."""
 
+import asyncio
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from protos.events_pb2 import ARM_SOURCE_OVERRIDE, ARM_SOURCE_STICKY, ARM_SOURCE
 from protos.log_files import DECISIONS, FEEDBACK
 from protos.policy_pb2 import AssignRequest, AssignResponse, Context, FeatureValue, SelectRequest
 from protos.task import TaskFile, load_task
-from serving.client import PolicyClient
+from serving.client import AsyncPolicyClient, PolicyClient
 from serving.replay import replay_logs
 from serving.server import Server
 from serving.snapshots import Served
@@ -264,6 +265,30 @@ def test_assign_tells_the_arm_of_select_and_logs_an_exposure(tmp_path: Path, ser
         (unit, f"exposure:shop:{a.arm}", a.arm_probability) for unit, a in zip(units, assigned, strict=True)
     ]
     assert len({s.event_id for s in signals}) == len(units)
+
+
+def test_both_clients_assign_by_context_and_keep_a_sticky_arm(server: Server) -> None:
+    wanted = experiments_of(TRAFFIC)
+    unit = next(unit for unit in map(str, range(1_000)) if wanted.place(unit, MEMBER).arm == "ranker/control")
+    options: list[dict[str, Any]] = [
+        {"context": {"member": True}},
+        {"context": np.array([1, 2, 3, 1])},
+        {"context": {"member": True}, "sticky_arm": "ranker/even"},
+        {"context": {"member": False}, "sticky_arm": "ranker/even"},
+        {},
+    ]
+
+    async def ask() -> list[AssignResponse]:
+        async with AsyncPolicyClient(server.address) as client:
+            return [await client.assign("shop", unit_id=unit, **given) for given in options]
+
+    with PolicyClient(server.address) as client:
+        answers = [client.assign("shop", unit_id=unit, **given) for given in options]
+    assert answers == asyncio.run(ask())
+    named, packed, kept_in, *strangers = answers
+    assert named == packed and (named.arm, named.arm_source) == ("ranker/control", ARM_SOURCE_UNSPECIFIED)
+    assert (kept_in.arm, kept_in.arm_probability, kept_in.arm_source) == ("ranker/even", 1.0, ARM_SOURCE_STICKY)
+    assert [(a.arm, list(a.ineligible_for)) for a in strangers] == [(CHAMPION_ARM, ["ranker"])] * 2
 
 
 def kept(store: Store, tasks: Path, load: Any = lambda digest: digest) -> TrafficKeeper:
