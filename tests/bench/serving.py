@@ -1,7 +1,7 @@
 """Benchmark of serving: one JSON object a line with --json, else a line of text a figure.
 
     python tests/bench/serving.py --json [--only throughput,open,fixed,alone,assign,restarts,reloads,memory,peers] [--rounds 5]
-        [--seconds 3] [--no-peers] [--front native] [--calls 10000000]
+        [--seconds 3] [--no-peers] [--front native] [--calls 10000000] [--rate 15000]
 
 A request of 1.7 KB: 32 context features, 20 candidates with 16 features each, a slate of three with its propensities, logged before the
 reply. Servers run on one core, the load (h2load, of nghttp2) on another; rounds alternate between ours and what it is compared with.
@@ -244,9 +244,9 @@ def alone(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
     yield Figure("Select, 1 connection x 1", mine, "requests/s", 1.0, "higher", "on grpcio", theirs, float(np.median(ratios)), rounds, note)
 
 
-def memory(world: World, *, rounds: int, seconds: int, calls: int) -> Iterator[Figure]:
-    """What so many calls leave in the server's memory, half of them with a request id of their own, at LEAK_RATE a second in so many
-    rounds; `seconds` warm it."""
+def memory(world: World, *, rounds: int, seconds: int, calls: int, rate: float) -> Iterator[Figure]:
+    """What so many calls leave in the server's memory, half of them with a request id of their own, at `rate` a second in so many
+    rounds; `seconds` warm it. Where calls were refused, the machine could not do as many, and the memory holds those that wait too."""
     _need_load()
     one = SelectRequest.FromString((world.folder / "one").read_bytes()[5:])
     one.request_id = "@" * 16
@@ -254,13 +254,14 @@ def memory(world: World, *, rounds: int, seconds: int, calls: int) -> Iterator[F
     flags = ("--set", "remembered_requests=4096", "--set", "max_concurrent_rpcs=4096", "--set", "log_max_age_s=86400")
     with world.server("memory", threads=16, flags=flags) as server:
         for body in ("one", "named"):
-            _sent(world, server, body, rate=LEAK_RATE, seconds=seconds)
-        held, sent, grown = server.resident_mib(), 0, []
+            _sent(world, server, body, rate=rate, seconds=seconds)
+        held, sent, failed, grown = server.resident_mib(), 0, 0, []
         for turn in range(rounds):
-            run = _sent(world, server, ("one", "named")[turn % 2], rate=LEAK_RATE, seconds=calls / rounds / LEAK_RATE)
+            run = _sent(world, server, ("one", "named")[turn % 2], rate=rate, seconds=calls / rounds / rate)
             sent += run["calls"]
+            failed += run["failed"]
             grown.append(server.resident_mib() - held)
-    note = f"{sent:,} calls answered; {held:.0f} MiB before, growth after each of {rounds} parts: {_spread(grown)}"
+    note = f"{sent:,} calls answered, {failed:,} refused; {held:.0f} MiB before, growth after each of {rounds} parts: {_spread(grown)}"
     yield Figure("Resident memory after many calls", grown[-1], "MiB more", 16.0, "lower", None, None, None, rounds, note)
 
 
@@ -373,6 +374,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds")
     parser.add_argument("--seconds", type=int, default=3, help="length of one load, seconds")
     parser.add_argument("--calls", type=int, default=10_000_000, help="calls of the part `memory`, in --rounds parts")
+    parser.add_argument("--rate", type=float, default=LEAK_RATE, help="calls a second of the part `memory`: below what the machine can do")
     parser.add_argument("--no-peers", action="store_true", help="install and run no peers")
     parser.add_argument("--front", default="grpcio", choices=("grpcio", "native"), help="what takes our calls")
     parser.add_argument("--peers", default=",".join(PEERS), help="peers to install and run, separated by commas")
@@ -380,7 +382,7 @@ def main() -> None:
     beside = functools.partial(peers, names=given.peers.split(","))
     parts: dict[str, Any] = {"throughput": throughput, "open": latency, "assign": assignment, "peers": beside}
     parts |= {"fixed": fixed_rate, "alone": alone, "restarts": restarts, "reloads": reloads}
-    parts["memory"] = functools.partial(memory, calls=given.calls)
+    parts["memory"] = functools.partial(memory, calls=given.calls, rate=given.rate)
     with tempfile.TemporaryDirectory() as scratch:
         world = world_in(Path(scratch), front=given.front)
         for part in given.only.split(","):

@@ -25,7 +25,7 @@ from protos.events_pb2 import FALLBACK_REASON_CLIENT, Event
 from serving.client import AsyncPolicyClient, Counts, Decision, Fallback, PolicyClient
 from serving.errors import NotFound, Unavailable
 from serving.server import Server
-from tests.serving.kit import ROOT, TASK, Process, records_of, serving_from
+from tests.serving.kit import FRONTS, ROOT, TASK, Process, records_of, serving_from
 
 OUTCOME = {"window_s": 30.0}
 WHOLE_TASK = {
@@ -46,9 +46,9 @@ def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, task_folder: Path) -> Iterator[Server]:
-    with serving_from(tmp_path_factory.mktemp("served"), task_folder) as running:
+@pytest.fixture(scope="module", params=FRONTS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, task_folder: Path) -> Iterator[Server]:
+    with serving_from(tmp_path_factory.mktemp("served"), task_folder, front=request.param) as running:
         yield running
 
 
@@ -136,16 +136,16 @@ def answered_again(client: PolicyClient) -> None:
         assert time.monotonic() - began < 60
 
 
-def test_while_the_server_is_away_nothing_is_raised_and_all_is_told_when_it_is_back(tmp_path: Path, task_folder: Path) -> None:
+def test_while_the_server_is_away_nothing_is_raised_and_all_is_told_when_it_is_back(tmp_path: Path, task_folder: Path, front: str) -> None:
     address, own = free_address(), []
     with PolicyClient(address, timeout_s=2.0, fallback=Fallback()) as client:
-        with serving_from(tmp_path, task_folder, address=address):
+        with serving_from(tmp_path, task_folder, address=address, front=front):
             assert not client.decide("shop", unit_id="u", context=CONTEXT).is_fallback
         for number in range(20):
             own.append(client.decide("shop", unit_id=f"u{number}", context=CONTEXT))
             assert client.observe(own[-1], {"click": float(number)}) is False
         assert all(decision.is_fallback and not decision.response.logged and len(decision.actions) == 2 for decision in own)
-        with serving_from(tmp_path, task_folder, address=address):
+        with serving_from(tmp_path, task_folder, address=address, front=front):
             answered_again(client)
             client.close()
     fallbacks, kept = client.counts.fallbacks, told(tmp_path)
@@ -271,9 +271,10 @@ def status_of(folder: Path, tasks: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_server_that_is_killed_twice_in_a_minute_of_load_raises_nothing_and_every_fallback_is_flagged_and_logged(
-    tmp_path: Path, task_folder: Path, compilation_cache: Path
+    tmp_path: Path, task_folder: Path, compilation_cache: Path, front: str
 ) -> None:
-    process = Process(tmp_path, task_folder, compilation_cache, "--address", free_address(), "--final-heartbeat")
+    flags = ("--front", front, "--address", free_address(), "--final-heartbeat")
+    process = Process(tmp_path, task_folder, compilation_cache, *flags)
     load, began = Load(process.start()), time.monotonic()
     try:
         for second in (10.0, 35.0):

@@ -353,13 +353,13 @@ def test_names_that_callers_invent_leave_nothing_behind(monkeypatch: pytest.Monk
     assert spent(limits, "known") is not None, "one that is in use is kept"
 
 
-def test_beyond_its_limit_a_tenant_is_told_when_to_come_again_and_others_are_served(tmp_path: Path) -> None:
+def test_beyond_its_limit_a_tenant_is_told_when_to_come_again_and_others_are_served(tmp_path: Path, front: str) -> None:
     folder = tmp_path / "tasks"
     folder.mkdir()
     for task in (TASK, RANKED):
         (folder / f"{task['task']}.yaml").write_text(yaml.safe_dump(task))
     with (
-        serving_from(tmp_path, folder, tenants={"default": {"rate_per_s": 0.01, "burst": 1}}) as running,
+        serving_from(tmp_path, folder, front=front, tenants={"default": {"rate_per_s": 0.01, "burst": 1}}) as running,
         grpc.insecure_channel(running.address) as channel,
     ):
         call = channel.unary_unary(f"{POLICY}Select")

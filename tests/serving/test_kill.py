@@ -94,9 +94,9 @@ def test_a_server_that_is_killed_or_ended_has_logged_what_it_acknowledged(
 
 @pytest.mark.slow
 def test_the_checker_finds_what_a_server_that_buffers_loses(
-    tmp_path: Path, task_folder: Path, compilation_cache: Path, shop: TaskPolicy
+    tmp_path: Path, task_folder: Path, compilation_cache: Path, shop: TaskPolicy, front: str
 ) -> None:
-    process = Process(tmp_path, task_folder, compilation_cache, program=("-c", BUFFERED))
+    process = Process(tmp_path, task_folder, compilation_cache, "--front", front, program=("-c", BUFFERED))
     acknowledged = [name for kill in range(3) for name in killed_under_load(process, shop, kill=kill)]
     assert 0 < lost(acknowledged, tmp_path / "logs" / "decisions") < len(set(acknowledged))
 

@@ -62,13 +62,13 @@ def test_a_name_that_yaml_would_read_otherwise_stays_a_name(name: str, tmp_path:
 
 
 @pytest.mark.slow
-def test_it_is_served_at_once_by_a_champion_that_thinks_all_actions_equal(tmp_path: Path) -> None:
+def test_it_is_served_at_once_by_a_champion_that_thinks_all_actions_equal(tmp_path: Path, front: str) -> None:
     tasks = tmp_path / "tasks"
     tasks.mkdir()
     ended = new("homepage", "--tasks", tasks, "--publish", "--store", tmp_path / "store")
     champion = Store(tmp_path / "store", "homepage").champion()
     assert ended.exit_code == 0 and champion is not None and f"uniform {champion.digest[:12]}" in ended.stdout
-    with serving_from(tmp_path, tasks) as server, PolicyClient(server.address) as client:
+    with serving_from(tmp_path, tasks, front=front) as server, PolicyClient(server.address) as client:
         decision = client.decide("homepage", unit_id="u", context={"hour": 9, "device": "phone"})
         assert decision.propensity == pytest.approx(1 / 3, abs=1e-9) and decision.response.snapshot_digest == champion.digest
         assert client.observe(decision, 1.0)

@@ -171,7 +171,7 @@ except ZeroDivisionError:
 
 
 @pytest.mark.slow
-def test_the_servers_own_lines_are_json_where_that_is_wished(tmp_path: Path, tasks: Path, compilation_cache: Path) -> None:
+def test_the_servers_own_lines_are_json_where_that_is_wished(tmp_path: Path, tasks: Path, compilation_cache: Path, front: str) -> None:
     (tmp_path / "tasks").mkdir()
     # The task whose policy compiles at once.
     shutil.copy(tasks / "ranked.yaml", tmp_path / "tasks")
@@ -185,6 +185,8 @@ def test_the_servers_own_lines_are_json_where_that_is_wished(tmp_path: Path, tas
         "--store",
         str(tmp_path / "store"),
         "--json-logs",
+        "--front",
+        front,
     ]
     command += ["--logs", str(tmp_path / "logs"), "--address", "127.0.0.1:0", "--compilation-cache", str(compilation_cache)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -36,11 +36,13 @@ def shop(tasks: Path) -> TaskPolicy:
     return parse_task(load_task(tasks / "shop.yaml"))
 
 
-def test_what_a_shadow_would_have_shown_is_logged_by_the_decisions_own_key(tmp_path: Path, tasks: Path, shop: TaskPolicy) -> None:
+def test_what_a_shadow_would_have_shown_is_logged_by_the_decisions_own_key(
+    tmp_path: Path, tasks: Path, shop: TaskPolicy, front: str
+) -> None:
     store = Store(tmp_path / "store", "shop")
     ensure_champion(store, shop, now_us=1, actor="test")
     promote(store, publish(store, shop, seed=1))
-    with serving_from(tmp_path, tasks) as server, PolicyClient(server.address) as client:
+    with serving_from(tmp_path, tasks, front=front) as server, PolicyClient(server.address) as client:
         answers = [client.send_select(select_request(shop, unit=f"u{number}")) for number in range(40)]
     champion = store.champion()
     assert champion is not None and {answer.snapshot_digest for answer in answers} == {champion.digest}

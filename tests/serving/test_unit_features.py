@@ -151,7 +151,7 @@ def test_a_table_that_comes_later_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_logs_the_vector_that_was_used_and_replay_agrees(tmp_path: Path, folder: Path) -> None:
+def test_a_server_logs_the_vector_that_was_used_and_replay_agrees(tmp_path: Path, folder: Path, front: str) -> None:
     import yaml
 
     from serving.client import PolicyClient
@@ -160,7 +160,7 @@ def test_a_server_logs_the_vector_that_was_used_and_replay_agrees(tmp_path: Path
     tasks = tmp_path / "tasks"
     tasks.mkdir()
     (tasks / "shop.yaml").write_text(yaml.safe_dump({**SHOP, "policy": {"name": "linear_thompson"}}))
-    with serving_from(tmp_path, tasks, unit_features=str(folder)) as server, PolicyClient(server.address) as client:
+    with serving_from(tmp_path, tasks, front=front, unit_features=str(folder)) as server, PolicyClient(server.address) as client:
         for unit in ("ann", "bob", "nobody"):
             client.select("shop", unit_id=unit, context={"age": 30.0})
     decisions = [Event.FromString(record.payload).decision for record in records_of(tmp_path / "logs" / DECISIONS)]
