@@ -111,7 +111,7 @@ class LogWriter:
         if self._turn.alone:
             take_over(log, self._turn)
         self._segment: _Segment | None = None
-        self._sync = GroupSync(every_s=sync_s)
+        self._sync = GroupSync(log, every_s=sync_s)
 
     @property
     def last_us(self) -> int:
@@ -185,9 +185,9 @@ class LogWriter:
         base, path = _next_segment(self._log, segment_bytes=self._segment_bytes)
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            _sync_directory(self._log)
         except OSError as error:
             raise LogUnavailable(f"log: {self._log.name}: no segment can be opened ({error.strerror}); check disk and rights") from error
+        self._sync.begin()
         return _Segment(descriptor, base, 0, False).now()
 
     def _retire(self) -> None:
@@ -234,11 +234,3 @@ def _next_segment(log: Path, *, segment_bytes: int) -> tuple[int, Path]:
     if about.st_mode & stat.S_IWUSR and about.st_size < segment_bytes:
         return base, path
     return base + about.st_size, segment_path(log, base + about.st_size)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,5 +1,6 @@
 """The log's writer against the disk itself: torn tails, full disks, two writers, segments, time."""
 
+import errno
 import os
 import resource
 import threading
@@ -102,6 +103,36 @@ def test_segments_rotate_by_size_and_offsets_run_on(tmp_path: Path) -> None:
             log.append([decision(name)])
     assert len(segments(tmp_path)) > 3 and names(tmp_path) == wanted and not damage(tmp_path)
     assert all(one + path.stat().st_size == two for (one, path), (two, _) in pairwise(segments(tmp_path)))
+
+
+def test_nobody_waits_for_the_name_of_a_new_segment_to_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free, synced, real = threading.Event(), list[str](), os.fsync
+
+    def slow(descriptor: int) -> None:
+        assert free.wait(30)
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    with writer(tmp_path, segment_bytes=4096) as log:
+        for number in range(500):
+            log.append([decision(f"{number:04d}")])
+        assert len(segments(tmp_path)) > 3 and synced == []
+        free.set()
+    assert set(synced) == {str(tmp_path)}
+
+
+def test_a_name_that_does_not_reach_the_disk_is_told_as_a_record_that_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with writer(tmp_path) as log:
+        with monkeypatch.context() as broken, pytest.raises(LogUnavailable, match="could not be synced"):
+            broken.setattr(os, "fsync", failing)
+            for number in range(100_000):
+                log.append([decision(str(number))])
+        log.append([decision("after")])
+    assert names(tmp_path)[-1] == "after"
 
 
 @pytest.mark.parametrize("kept", range(1, 26, 4))
