@@ -62,9 +62,9 @@ class Outputs(NamedTuple):
 
 
 def candidate_bucket(candidates: int) -> int:
-    """The padded number of candidates: 8, 12, 16, ..., 32, 40, 48, 56, 64, 80, ...: four to a power of two, so a fifth is padding at most.
+    """The padded number of candidates: 8, 12, 16, ..., 32, 40, 48, 56, 64, 80, ...: four to a power of two.
 
-    (A decision costs by its padded candidates.)
+    A decision costs by its padded candidates: of more than 12 a fifth is padding at most.
     """
     step = max((1 << (candidates - 1).bit_length()) // 8, 4)
     return max(-(-candidates // step) * step, _FEWEST_CANDIDATES)

@@ -48,18 +48,18 @@ class Gathering(Generic[Request, Answer]):
         self._queue: deque[_Waiting[Request, Answer]] = deque()
         self._leading = threading.Lock()
 
-    def answer(self, request: Request) -> Answer:
-        """The answer to one request. Raises what `answer_all` raised."""
-        # Those whose requests are already here come in first: on a busy core, this makes a batch of what would be calls of one.
-        return self._queued(request, before=os.sched_yield)
+    def answer(self, request: Request, *, waits: bool = True) -> Answer:
+        """The answer to one request. Raises what `answer_all` raised.
 
-    def _queued(self, request: Request, *, before: Callable[[], object] | None = None) -> Answer:
-        """Answered with those who wait; `before` is called by who leads at once."""
+        `waits`: who finds nobody at it lets those in whose requests are already here, which on a busy core makes a batch of what would be
+        calls of one. Not worth it for what takes less time than a turn of the scheduler, such as a write to a log: who comes meanwhile goes
+        together all the same.
+        """
         mine: _Waiting[Request, Answer] = _Waiting(request)
         self._queue.append(mine)
         if self._leading.acquire(blocking=False):
-            if before is not None:
-                before()
+            if waits:
+                os.sched_yield()
             self._lead()
         mine.done.acquire()
         if mine.leads:
@@ -68,19 +68,6 @@ class Gathering(Generic[Request, Answer]):
         if isinstance(mine.outcome, Raised):
             raise mine.outcome.error
         return mine.outcome
-
-    def answer_now(self, request: Request) -> Answer:
-        """As `answer`, but who finds nobody at it goes ahead, without letting others come in first: for what takes less time than a turn of
-        the scheduler, such as a write to a log. Whoever comes meanwhile goes together."""
-        if self._queue or not self._leading.acquire(blocking=False):
-            return self._queued(request)
-        try:
-            outcome = answered_apart(self._answer_all, [request], common=self._common)[0]
-        finally:
-            self._hand_on()
-        if isinstance(outcome, Raised):
-            raise outcome.error
-        return outcome
 
     def _lead(self) -> None:
         """Answers those who wait, as many as go together, and gives the lead away."""

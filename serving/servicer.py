@@ -87,7 +87,7 @@ class Servicer:
         check_id(request.unit_id, field="unit_id")
         assigned, exposure = assignment(request, holder.rules, holder.served, now_us=self._now_us)
         if exposure is not None:
-            self._exposures.answer_now(exposure)
+            self._exposures.answer(exposure, waits=False)
         return assigned.SerializeToString()
 
     def _append_all(self, events: Sequence[Event]) -> list[None]:

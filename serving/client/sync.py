@@ -65,7 +65,7 @@ class PolicyClient:
             self._channel = grpc.insecure_channel(address, options=channel_options())
         else:
             self._channel = grpc.secure_channel(address, credentials, options=channel_options())
-        self._stub: Any = PolicyServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._stub: Any = PolicyServiceStub(self._channel)
         self._address, self._timeout_s, self._sink, self._token = address, timeout_s, sink, token
         self._core = Core(tenant=tenant, fallback=fallback, has_sink=sink is not None, now_us=_now_us, new_id=_new_id)
         self._delivery: threading.Thread | None = None

@@ -110,8 +110,8 @@ def _join(orders: Orders) -> float:
     from attribution.worker import Worker, run_worker
 
     if orders.broken:
-        PositionedTable.position = lambda self, app: None  # type: ignore[method-assign]
-        PositionedTable._check = lambda self, app: None  # type: ignore[method-assign]
+        PositionedTable.position = lambda self, app: None
+        PositionedTable._check = lambda self, app: None
     members = None
     if orders.group:
         members = Membership(orders.bootstrap, group=orders.group, name=orders.member or None, session_s=6.0, prefix=orders.prefix)

@@ -50,7 +50,7 @@ def _row(event: Event, feedback: list[Event], join: TaskJoin) -> dict[str, Any]:
             if all(action in d.candidates.actions for _, action in shown):
                 as_decided = [slot for slot, action in shown if slot < len(slate) and slate[slot] == action]
                 for slot in as_decided:
-                    seen[slot] = min(body.event_time_us, seen[slot] or body.event_time_us)  # type: ignore[call-overload]
+                    seen[slot] = min(body.event_time_us, seen[slot] or body.event_time_us)
                 overridden, corrected = overridden or len(as_decided) < len(shown), corrected or on_close
         outcome = join.rewards.outcomes.get(body.name) if kind == "reward" else None
         if outcome is not None and -grace <= delay < _us(outcome.window_s):

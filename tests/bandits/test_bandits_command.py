@@ -20,7 +20,7 @@ task: small
 features: {context: [{name: x, type: float, size: 2}], actions: [a, b, c]}
 policy: {name: linear_thompson, slate_size: 2, min_new_rows: 4}
 """
-COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+COMMANDS = sorted(typer.main.get_command(app).commands)
 
 
 @pytest.fixture(autouse=True)

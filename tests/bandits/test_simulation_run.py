@@ -51,7 +51,7 @@ def slow(environment: Environment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             waiting = [row for row in waiting if row[0] > t + 1]
             for _, *row in arrived:
                 state = update(state, _batch(*row))
-    return tuple(np.stack(column) for column in zip(*told, strict=True))  # type: ignore[return-value]
+    return tuple(np.stack(column) for column in zip(*told, strict=True))
 
 
 def _batch(offer: Any, drawn: Any, outcome: Any) -> Batch:

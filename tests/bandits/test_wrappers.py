@@ -312,7 +312,7 @@ def test_a_mask_of_what_the_task_lacks_is_refused_by_name(settings: dict[str, An
         lambda: mixture((PLAIN, PLAIN), shares=(0.5, 0.6)),
         lambda: mixture((PLAIN, PLAIN), shares=(1.0, 0.0)),
         lambda: blend(PLAIN, PLAIN, share=1.0),
-        lambda: mask(PLAIN, never=["wine"]),  # type: ignore[list-item]
+        lambda: mask(PLAIN, never=["wine"]),
         lambda: position_bias(PLAIN, examination=[]),
         lambda: doubly_robust_rows(PLAIN, rows()._replace(features=np.zeros((60, 1))), actions=3),
     ],

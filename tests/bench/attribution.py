@@ -135,7 +135,7 @@ def _stepped(frames: Sequence[pl.DataFrame], config: JoinConfig) -> JoinState:
     """The largest state of one run of our join."""
     state = biggest = empty_state()
     for frame in frames:
-        newest = int(frame["event_time_us"].max())  # type: ignore[arg-type]
+        newest = int(frame["event_time_us"].max())
         state, _ = step(state, frame, watermark_us=newest - 300_000_000, config=config)
         biggest = max(biggest, state, key=lambda one: one.decisions.height)
     return biggest

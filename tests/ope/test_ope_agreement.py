@@ -48,7 +48,7 @@ def test_assumptions_that_hold_are_named_as_seldom_as_stated() -> None:
 def test_rows_of_one_kind_of_weight_say_that_nothing_checks_them() -> None:
     batch = world(np.random.default_rng(0), 500, interact=0.0)._replace(weight=None)
     assert "no second assumption" in evaluate([batch], names=["iips"])["iips"].reasons[-1]
-    single = evaluate([Batch(batch.reward[:, 1:], batch.marginal_weight[:, 1:])])  # type: ignore[index]
+    single = evaluate([Batch(batch.reward[:, 1:], batch.marginal_weight[:, 1:])])
     assert list(single) == ["ips", "snips"] and not single["ips"].reasons
 
 

@@ -46,21 +46,21 @@ def test_they_hold_at_small_samples_for_a_value_and_a_difference(name: str) -> N
 def test_the_mixture_is_the_sequence_of_the_rows_in_their_order_however_the_log_is_cut() -> None:
     batch = world(0, n=5_000)
     interval = interval_of("predictable_mixture", span=(0.0, HIGH))
-    cut = [Batch(*(None if a is None else a[part] for a in batch)) for part in (slice(700), slice(700, None))]  # type: ignore[arg-type]
+    cut = [Batch(*(None if a is None else a[part] for a in batch)) for part in (slice(700), slice(700, None))]
     found = evaluate(cut, names=["ips"], interval=interval)["ips"]
     state = confidence_sequence.begin(low=0.0, high=HIGH, level=0.05)
-    wanted = confidence_sequence.ends(confidence_sequence.extend(state, (batch.weight * batch.reward)[:, 0]))  # type: ignore[operator]
+    wanted = confidence_sequence.ends(confidence_sequence.extend(state, (batch.weight * batch.reward)[:, 0]))
     assert (found.lower, found.upper) == pytest.approx(wanted, rel=1e-9)
     both = compare([(half, as_logged(half)) for half in cut], names=["ips"], interval=interval)["ips"].difference
     state = confidence_sequence.begin(low=-HIGH, high=HIGH, level=0.05)
-    apart = ((batch.weight - 1) * batch.reward)[:, 0]  # type: ignore[operator]
+    apart = ((batch.weight - 1) * batch.reward)[:, 0]
     assert (both.lower, both.upper) == pytest.approx(confidence_sequence.ends(confidence_sequence.extend(state, apart)), rel=1e-9)
 
 
 def test_units_are_one_contribution_each() -> None:
     batch = world(1, n=600, units=150)
     found = evaluate([batch], names=["ips"], interval=interval_of("predictable_mixture", span=(0.0, HIGH)))["ips"]
-    total = np.bincount(batch.unit.astype(np.int64), (batch.weight * batch.reward)[:, 0]) / 4  # type: ignore[union-attr, operator]
+    total = np.bincount(batch.unit.astype(np.int64), (batch.weight * batch.reward)[:, 0]) / 4
     state = confidence_sequence.begin(low=0.0, high=HIGH, level=0.05)
     assert (found.lower, found.upper) == pytest.approx(confidence_sequence.ends(confidence_sequence.extend(state, total)), rel=1e-9)
 
@@ -84,7 +84,7 @@ def test_a_span_that_is_missing_wrong_or_not_asked_for_is_named(tmp_path: Path, 
     batch = world(3)
     with pytest.raises(RowsError, match=r"is 1\.[56]\d*; it must lie in the span \[0\.0, 1\.5\]: widen the span"):
         evaluate([batch], names=["ips"], interval=interval_of("predictable_mixture", span=(0.0, 1.5)))
-    pl.DataFrame({"reward": batch.reward[:, 0], "w": batch.weight[:, 0]}).write_parquet(tmp_path / "log.parquet")  # type: ignore[index]
+    pl.DataFrame({"reward": batch.reward[:, 0], "w": batch.weight[:, 0]}).write_parquet(tmp_path / "log.parquet")
     for command, part in (("evaluate", "estimates"), ("compare", "comparisons")):
         asked = [
             command,

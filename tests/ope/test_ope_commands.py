@@ -22,7 +22,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 
 def test_every_command_and_option_says_what_it_is() -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands = typer.main.get_command(app).commands
     wanted = {"compare", "coverage", "evaluate", "gate", "promote", "propose", "report", "rerun", "rollback", "tune", "verdicts"}
     assert set(commands) == wanted
     for command in commands.values():

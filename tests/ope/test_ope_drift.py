@@ -19,7 +19,7 @@ def test_a_feature_that_moved_is_a_veto_that_names_it() -> None:
 @pytest.mark.parametrize("config", [ASKED, CONFIG])
 def test_features_that_did_not_move_or_are_not_asked_for_decide_nothing(config: object) -> None:
     drift = (0.1, "age") if config is ASKED else (9.0, "age")
-    verdict = judged(rows(4_000, gain=0.6), config=config, complete=True, drift=drift)  # type: ignore[arg-type]
+    verdict = judged(rows(4_000, gain=0.6), config=config, complete=True, drift=drift)
     assert verdict.decision == "promote"
     assert [check.value for check in verdict.checks if check.name.startswith("drift")] == ([0.1] if config is ASKED else [])
 

@@ -32,8 +32,8 @@ def slow(name: str, batch: Batch) -> tuple[float, np.ndarray]:
     """The ratio and each row's influence on it, one row at a time; a row of which nothing was seen adds nothing."""
     top, bottom = np.zeros(len(batch.reward)), np.zeros(len(batch.reward))
     for row in range(len(batch.reward)):
-        if batch.seen[row].any():  # type: ignore[index]
-            for w, r, s in zip(weight_of(name, batch, row), batch.reward[row], batch.seen[row], strict=True):  # type: ignore[index]
+        if batch.seen[row].any():
+            for w, r, s in zip(weight_of(name, batch, row), batch.reward[row], batch.seen[row], strict=True):
                 top[row] += w * r
                 bottom[row] += w * s
     value = top.sum() / bottom.sum()
@@ -50,7 +50,7 @@ def error(influence: np.ndarray, batch: Batch) -> float:
 @pytest.mark.parametrize("slots", NAMES)
 def test_the_ratio_and_its_error_are_those_of_a_slow_reference(slots: int, units: int | None) -> None:
     batch = rows(slots, units)
-    halves = [Batch(*(None if a is None else a[part] for a in batch)) for part in (slice(60), slice(60, None))]  # type: ignore[arg-type]
+    halves = [Batch(*(None if a is None else a[part] for a in batch)) for part in (slice(60), slice(60, None))]
     found = evaluate(halves, names=NAMES[slots], denominator="impression")
     pairs = compare([(half, as_logged(half)) for half in halves], names=NAMES[slots], denominator="impression")
     for name in NAMES[slots]:
@@ -68,7 +68,7 @@ def test_what_was_never_seen_has_no_value_and_a_reason() -> None:
     found = evaluate([batch._replace(seen=np.zeros((150, 1)))], names=["ips"], denominator="impression")["ips"]
     assert math.isnan(found.value) and "was seen" in " ".join(found.reasons)
     mean = on_policy_mean([batch], denominator="impression")
-    assert mean.value == pytest.approx((batch.reward * batch.seen).sum() / batch.seen.sum())  # type: ignore[operator]
+    assert mean.value == pytest.approx((batch.reward * batch.seen).sum() / batch.seen.sum())
 
 
 def test_what_has_no_form_per_impression_is_refused_by_name() -> None:

@@ -69,14 +69,14 @@ def test_the_sound_case_is_promoted() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_evidence_that_is_not_to_be_believed_is_vetoed_with_its_reason_and_without_estimate(case: str) -> None:
     make, setting, reason = CASES[case]
-    verdict = judged(make(), **setting)  # type: ignore[arg-type]
+    verdict = judged(make(), **setting)
     assert verdict.decision == "veto" and reason in " ".join(verdict.reasons) and not verdict.estimates and not verdict.segments
     assert any(not check.passed for check in verdict.checks)
 
 
 def guarded(direction: str, harm: float) -> tuple[GateConfig, JudgedRows]:
     """A guardrail that the challenger's favourite action moves by `harm`, and the rows with it."""
-    rail = Guardrail(metric="complaints", direction=direction, margin=0.05)  # type: ignore[arg-type]
+    rail = Guardrail(metric="complaints", direction=direction, margin=0.05)
     first = SOUND.challenger[:, :1] > 1
     complaints = np.concatenate([0.2 + harm * first, np.zeros((3_000, 1))], axis=1)
     complaints += np.random.default_rng(2).normal(0, 0.1, complaints.shape)

@@ -109,13 +109,13 @@ def test_arms_are_compared_as_a_two_sample_mean_with_the_same_vetoes() -> None:
     from ope.gate.evidence import Setting, evidence_of
 
     decided = arms(4_000, gain=0.2)
-    found = evidence_of(CONTEST, decided, estimators=("snips", "ips"), setting=Setting(complete=True, now_us=9_000_000, kind="online"))  # type: ignore[arg-type]
+    found = evidence_of(CONTEST, decided, estimators=("snips", "ips"), setting=Setting(complete=True, now_us=9_000_000, kind="online"))
     verdict = gate(found, CONFIG)
-    mine = decided.challenger[:, 0] > 0  # type: ignore[attr-defined]
-    plain = decided.reward[mine].mean() - decided.reward[~mine].mean()  # type: ignore[attr-defined]
+    mine = decided.challenger[:, 0] > 0
+    plain = decided.reward[mine].mean() - decided.reward[~mine].mean()
     assert verdict.decision == "promote" and verdict.evidence == "online"
     assert verdict.estimates["snips"].difference.value == pytest.approx(plain, rel=1e-12)
     # Arms that are not as large as their logged probabilities: the sample ratio is a veto.
-    wrong = dataclasses.replace(decided, challenger=decided.challenger * 1.25)  # type: ignore[type-var,attr-defined]
-    found = evidence_of(CONTEST, wrong, estimators=("snips", "ips"), setting=Setting(complete=True, now_us=9_000_000))  # type: ignore[arg-type]
+    wrong = dataclasses.replace(decided, challenger=decided.challenger * 1.25)
+    found = evidence_of(CONTEST, wrong, estimators=("snips", "ips"), setting=Setting(complete=True, now_us=9_000_000))
     assert gate(found, CONFIG).decision == "veto"

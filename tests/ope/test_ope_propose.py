@@ -71,7 +71,7 @@ def exact(weights: Mapping[str, float]) -> tuple[float, float]:
         def normal() -> float:
             return 0.0
 
-    return world(weights, rng=Still())  # type: ignore[arg-type]
+    return world(weights, rng=Still())
 
 
 GRID = [{"clicks": c, "minutes": m} for c in np.linspace(0.0, 1.0, 21) for m in np.linspace(0.0, 2.0, 21)]

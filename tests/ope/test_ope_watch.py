@@ -172,7 +172,7 @@ def test_a_challenger_that_does_what_the_log_does_not_is_held_for_lack_of_effect
 def test_without_challenger_or_table_there_is_nothing_to_look_at(tmp_path: Path) -> None:
     world = begin(tmp_path)
     assert watch(world).look() is None
-    digest = world.store.champion().digest  # type: ignore[union-attr]
+    digest = world.store.champion().digest
     assert not world.table.exists() and watch(world).look() is None and digest
 
 
@@ -264,7 +264,7 @@ def test_the_commands_judge_promote_and_roll_back(world: World, tmp_path: Path, 
     again = command("promote", str(kept), "--task", "digits", "--store", str(world.root))
     assert again.returncode == 2 and "judge the challenger again" in again.stderr and "Traceback" not in again.stderr
     back = command("rollback", "--task", "digits", "--store", str(world.root), "--reason", "drill", "--json")
-    assert back.returncode == 0 and json.loads(back.stdout)["generation"] == 3 and Store(world.root, "digits").champion().generation == 3  # type: ignore[union-attr]
+    assert back.returncode == 0 and json.loads(back.stdout)["generation"] == 3 and Store(world.root, "digits").champion().generation == 3
     page = command("report", str(kept), "--out", str(tmp_path / "page.html"), "--json")
     assert (
         page.returncode == 0
@@ -279,7 +279,7 @@ def test_the_commands_judge_promote_and_roll_back(world: World, tmp_path: Path, 
     # The champion is back to the uniform policy, which logged these rows: its estimate is the mean of the log.
     on_policy = evaluated["on_policy"]["on-policy, this log"]["value"]
     assert evaluated["estimates"]["rips"]["value"] == pytest.approx(on_policy, rel=1e-12)
-    folder = str(world.store.snapshot_dir(Store(world.root, "digits").champion().digest))  # type: ignore[union-attr]
+    folder = str(world.store.snapshot_dir(Store(world.root, "digits").champion().digest))
     seen = json.loads(command("evaluate", *on_log, "--snapshot", folder, "--per", "impression", "--json").stdout)
     # Weights of 1: rewards over seen slots, of which the world shows 1, 0.7 and 0.4 of each slate.
     ratio = seen["estimates"]["rips"]["value"]

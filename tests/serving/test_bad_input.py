@@ -315,7 +315,7 @@ def test_policy_and_assignment_of_an_unknown_task_are_not_found(caller: PolicyCl
     assert caught.value.field == "unit_id"
 
 
-class Failed(grpc.RpcError):  # type: ignore[misc]
+class Failed(grpc.RpcError):
     """A failed call as grpc hands it to a client."""
 
     def __init__(self, code: grpc.StatusCode, details: str, status: bytes = b"") -> None:

@@ -173,7 +173,7 @@ def test_a_sink_that_raises_is_called_again_with_the_same_events() -> None:
     assert asyncio.run(ask()) == Counts(fallbacks=1, delivered=1) and taken[0] == taken[-1]
 
 
-class Witness(grpc.GenericRpcHandler):  # type: ignore[misc]
+class Witness(grpc.GenericRpcHandler):
     """A server that answers every call with an empty message, and keeps what the callers said of themselves."""
 
     def __init__(self) -> None:

@@ -95,7 +95,7 @@ class Caller:
 
     def __init__(self, channel: grpc.Channel, address: str, shop: TaskPolicy) -> None:
         self._address = address
-        self._stub: Any = PolicyServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._stub: Any = PolicyServiceStub(channel)
         self._shop = shop
 
     def select(self) -> SelectResponse:
@@ -170,8 +170,8 @@ def test_an_idle_server_sees_by_its_heartbeats_that_the_disk_was_mended(server: 
     with calling(server, shop) as caller, broken(FAULTS["read-only"]):
         caller.refused()
     assert health(server) == NOT_SERVING
-    server._threads[1]._every_s = 0.0  # type: ignore[union-attr]
-    server._threads[1].beat()  # type: ignore[union-attr]
+    server._threads[1]._every_s = 0.0
+    server._threads[1].beat()
     assert health(server) == SERVING
 
 

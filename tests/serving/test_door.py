@@ -270,7 +270,7 @@ def test_keys_that_would_be_a_danger_are_refused_at_the_start(tmp_path: Path, ta
     path.write_text(json.dumps({"keys": [private]}) if text == "private" else text)
     with pytest.raises(ServingError, match=r"^auth\.keys: "):
         Server(
-            ServerConfig(address="127.0.0.1:0", auth={"keys": str(path), "audience": AUDIENCE}),  # type: ignore[arg-type]
+            ServerConfig.model_validate({"address": "127.0.0.1:0", "auth": {"keys": str(path), "audience": AUDIENCE}}),
             tasks={},
             store=tmp_path / "store",
             logs=tmp_path / "logs",
@@ -282,7 +282,7 @@ def test_an_admin_service_that_others_reach_needs_tokens_and_tls(address: str) -
     with pytest.raises(ValueError, match="declare `auth` and `tls`"):
         ServerConfig(admin_address=address)
     auth, tls = {"keys": "k", "audience": "a"}, {"certificate": "c", "key": "k"}
-    assert ServerConfig(admin_address=address, auth=auth, tls=tls).admin_address == address  # type: ignore[arg-type]
+    assert ServerConfig.model_validate({"admin_address": address, "auth": auth, "tls": tls}).admin_address == address
 
 
 def test_the_admin_service_is_off_by_default_and_local_ones_need_nothing() -> None:

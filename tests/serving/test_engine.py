@@ -1,5 +1,6 @@
 """The engine, called from plain Python: no transport, a real log, a clock of our own."""
 
+import functools
 import math
 import subprocess
 import sys
@@ -249,8 +250,8 @@ def test_a_bug_in_one_of_many_waiting_requests_is_nobody_elses() -> None:
     assert isinstance(waiting[1].outcome, Raised) and isinstance(waiting[1].outcome.error, ZeroDivisionError)
 
 
-@pytest.mark.parametrize("way", ["answer", "answer_now"])
-def test_who_has_led_is_answered_and_the_first_that_waits_leads_on(way: str) -> None:
+@pytest.mark.parametrize("waits", [True, False])
+def test_who_has_led_is_answered_and_the_first_that_waits_leads_on(waits: bool) -> None:
     """One comes while the first is decided: the first does not wait for its answer."""
     gathering: Gathering[int, int]
 
@@ -260,7 +261,7 @@ def test_who_has_led_is_answered_and_the_first_that_waits_leads_on(way: str) -> 
         return [2 * number for number in numbers]
 
     gathering, late = Gathering(doubled, most=8, common=LogUnavailable), _Waiting[int, int](5)
-    assert getattr(gathering, way)(1) == 2
+    assert gathering.answer(1, waits=waits) == 2
     assert late.leads and not late.done.locked() and gathering._leading.locked()
     late.done.acquire()
     gathering._lead()
@@ -276,14 +277,14 @@ def test_who_does_not_wait_for_company_goes_with_those_who_wait_already_and_hear
 
     gathering: Gathering[int, float] = Gathering(inverse, most=8, common=LogUnavailable)
     with pytest.raises(ZeroDivisionError):
-        gathering.answer_now(0)
+        gathering.answer(0, waits=False)
     gathering._queue.append(_Waiting(2))
-    assert gathering.answer_now(4) == 0.25 and seen == [[0], [2, 4]]
+    assert gathering.answer(4, waits=False) == 0.25 and seen == [[0], [2, 4]]
     assert not gathering._leading.locked()
 
 
-@pytest.mark.parametrize("way", ["answer", "answer_now"])
-def test_gathered_requests_get_their_own_answers(way: str) -> None:
+@pytest.mark.parametrize("waits", [True, False])
+def test_gathered_requests_get_their_own_answers(waits: bool) -> None:
     sizes: list[int] = []
 
     def doubled(numbers: Sequence[int]) -> list[int]:
@@ -292,5 +293,5 @@ def test_gathered_requests_get_their_own_answers(way: str) -> None:
 
     gathering: Gathering[int, int] = Gathering(doubled, most=8, common=LogUnavailable)
     with ThreadPoolExecutor(16) as pool:
-        assert list(pool.map(getattr(gathering, way), range(2_000))) == [2 * number for number in range(2_000)]
+        assert list(pool.map(functools.partial(gathering.answer, waits=waits), range(2_000))) == [2 * number for number in range(2_000)]
     assert sum(sizes) == 2_000 and max(sizes) <= 8

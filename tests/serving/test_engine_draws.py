@@ -60,7 +60,7 @@ class Running:
     def select(self, requests: Sequence[SelectRequest]) -> list[SelectResponse]:
         answers = [answer for start in range(0, len(requests), 256) for answer in self.engine.select(requests[start : start + 256])]
         assert all(isinstance(answer, SelectResponse) for answer in answers), answers[:1]
-        return answers  # type: ignore[return-value]
+        return answers
 
     def change(self, place: int, changed: Callable[[Decision], object]) -> None:
         """What the log would hold, had the server logged something else."""
@@ -81,7 +81,7 @@ class Running:
 
 def shop(folder: Path, *, seed: int = 1, **policy: Any) -> Running:
     """The task `shop` with a champion that has learned from the rows of a seed."""
-    running = Running(folder, {**TASK, "policy": {**TASK["policy"], **policy}})  # type: ignore[dict-item]
+    running = Running(folder, {**TASK, "policy": {**TASK["policy"], **policy}})
     promote(running.store, publish(running.store, running.policy, seed=seed))
     running.holder.refresh()
     return running
@@ -201,7 +201,7 @@ def test_a_discrete_action_has_no_value_and_replay_finds_one(tmp_path: Path) -> 
 
 def test_what_is_masked_is_not_shown_by_the_first_champion_either(tmp_path: Path) -> None:
     never = {"name": "mask", "never": ["a"], "when": [{"feature": "member", "equals": True, "never": ["b"]}]}
-    running = Running(tmp_path, {**TASK, "policy": {**TASK["policy"], "wrappers": [never]}})  # type: ignore[dict-item]
+    running = Running(tmp_path, {**TASK, "policy": {**TASK["policy"], "wrappers": [never]}})
     # The context of these requests is 0, 1, 2, 3: the last number is the flag, above 0.5.
     for answer in running.select(requests(running, 50)):
         assert {slot.action for slot in answer.slots} == {"c", "d", "e"}

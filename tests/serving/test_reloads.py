@@ -80,7 +80,7 @@ class Looked:
 
 def test_each_look_waits_its_own_part_of_the_jitter_and_outlives_a_failure() -> None:
     waits, holder, parts = Waits(4), Looked(), iter([0.0, 0.25, 0.5, 0.999, 0.0])
-    SnapshotWatch([holder], poll_s=2.0, jitter_s=8.0, spread=parts.__next__, stop=waits).join()  # type: ignore[list-item]
+    SnapshotWatch([holder], poll_s=2.0, jitter_s=8.0, spread=parts.__next__, stop=waits).join()
     assert waits.waited_s == [2.0, 4.0, 6.0, 9.992] and holder.looks == 4
 
 

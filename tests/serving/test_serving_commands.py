@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -16,10 +15,11 @@ from typer.testing import CliRunner
 
 from bandits.config import TaskPolicy
 from protos.config import load_yaml
+from protos.task import load_tasks
 from serving.commands import _serve_here, app
 from serving.config import ServerConfig
 from serving.server import Server
-from tests.serving.kit import ROOT
+from tests.serving.kit import RANKED, ROOT
 
 runner = CliRunner()
 
@@ -28,15 +28,20 @@ def run(*arguments: object) -> Any:
     return runner.invoke(app, [str(argument) for argument in arguments])
 
 
-def test_a_server_says_where_it_listens_and_then_where_its_metrics_are(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    for metrics_address, said in (("127.0.0.1:2", "metrics: 127.0.0.1:2\n"), ("", "")):
-        server: Any = Mock(address="127.0.0.1:1", metrics_address=metrics_address)
-        stop = threading.Event()
-        stop.set()
-        _serve_here(server, stop, tmp_path / "address")
-        gc.unfreeze()
-        assert capsys.readouterr().out == "serving: 127.0.0.1:1\n" + said
-        assert (tmp_path / "address").read_text() == "127.0.0.1:1\n" and server.drain.called
+@pytest.mark.parametrize("metrics_address", ["127.0.0.1:0", ""])
+def test_a_server_says_where_it_listens_and_then_where_its_metrics_are(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, metrics_address: str
+) -> None:
+    (tmp_path / "ranked.yaml").write_text(yaml.safe_dump(RANKED))
+    config = ServerConfig(address="127.0.0.1:0", metrics_address=metrics_address)
+    server = Server(config, tasks=load_tasks(tmp_path), store=tmp_path / "store", logs=tmp_path / "logs")
+    stop = threading.Event()
+    stop.set()
+    _serve_here(server, stop, tmp_path / "address")
+    gc.unfreeze()
+    said = f"metrics: {server.metrics_address}\n" if metrics_address else ""
+    assert capsys.readouterr().out == f"serving: {server.address}\n{said}" and not server.metrics_address.endswith(":0")
+    assert (tmp_path / "address").read_text() == f"{server.address}\n"
 
 
 def test_the_documented_config_is_the_default_and_names_every_key() -> None:

@@ -76,7 +76,7 @@ def test_a_log_of_shadows_is_taken_over_with_its_time(tmp_path: Path) -> None:
     assert [ShadowScores.FromString(record.payload) for record in records_of(tmp_path / SHADOWS)] == [scores] * 2
 
 
-SERVED = Served("champion", None, "baseline", False)  # type: ignore[arg-type]
+SERVED = Served("champion", None, "baseline", False)
 
 
 class Waits:

@@ -169,7 +169,7 @@ def test_whatever_librdkafka_says_nothing_moves_and_the_chunk_is_sent_again(
         error = KafkaError(code, "said so", fatal=fatal)
         bad, good = producer(error), Scripted(None)
         made = iter([bad, good])
-        shipper = Shipper(shipped_log, producer=lambda made=made: next(made), now_us=lambda: NOW_US)  # type: ignore[misc]
+        shipper = Shipper(shipped_log, producer=lambda made=made: next(made), now_us=lambda: NOW_US)
         with pytest.raises(ShippingFailed):
             shipper.step()
         ended = fatal or name == "_FATAL"
@@ -195,7 +195,7 @@ def test_the_thread_outlives_errors_that_are_none_of_librdkafkas(writer: LogWrit
             raise made
         return made
 
-    good.flush = lambda timeout_s: shipped_all.set() or 0  # type: ignore[func-returns-value,method-assign,assignment]
+    good.flush = lambda timeout_s: shipped_all.set() or 0
     shipper = Shipper(tmp_path / "feedback", producer=make, now_us=lambda: NOW_US, idle_s=0.001, most_retry_s=0.001)
     shipper.start()
     assert shipped_all.wait(20)
@@ -243,7 +243,7 @@ def test_a_bound_that_is_passed_closes_the_log_until_it_is_kept_again(tmp_path: 
 
 def test_between_two_looks_the_answer_stands(tmp_path: Path) -> None:
     looks: list[int] = []
-    guard = LogGuard(tmp_path, LogBounds(1, 1.0, 0.0), lag=lambda: looks.append(1) or Lag(0, 0.0), now_s=lambda: 0.0)  # type: ignore[func-returns-value]
+    guard = LogGuard(tmp_path, LogBounds(1, 1.0, 0.0), lag=lambda: looks.append(1) or Lag(0, 0.0), now_s=lambda: 0.0)
     for _ in range(5):
         guard.check()
     assert len(looks) == 1

@@ -231,7 +231,7 @@ def test_files_that_cannot_be_used_are_refused_by_name_and_never_shown(tmp_path:
     assert "NONSENSE" not in str(caught.value)
     with pytest.raises(ServingError, match=r"^tls: "):
         Server(
-            ServerConfig(address="127.0.0.1:0", tls=files.paths),  # type: ignore[arg-type]
+            ServerConfig.model_validate({"address": "127.0.0.1:0", "tls": files.paths}),
             tasks={},
             store=tmp_path / "store",
             logs=tmp_path / "logs",

@@ -1,74 +1,31 @@
-"""Experiments of a task: who is in which arm, with which probability, what the log says of it, and who moves the shares."""
+"""Experiments of a task: who is in which arm, with which probability, and which policy decides for whom."""
 
-import asyncio
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
-import yaml
 from scipy import stats
 
-from bandits.allocation import ExperimentState, moved, share_of
-from bandits.config import TaskPolicy, parse_task
-from bandits.errors import SnapshotError
-from bandits.first import ensure_champion
+from bandits.allocation import moved, share_of
 from bandits.store import Store
 from bandits.traffic import CHAMPION_ARM, Split
 from protos.errors import ConfigError
-from protos.events_pb2 import ARM_SOURCE_OVERRIDE, ARM_SOURCE_STICKY, ARM_SOURCE_UNSPECIFIED, Decision, Event
-from protos.log_files import DECISIONS, FEEDBACK
-from protos.policy_pb2 import AssignRequest, AssignResponse, Context, FeatureValue, SelectRequest
-from protos.task import TaskFile, load_task
-from serving.client import AsyncPolicyClient, PolicyClient
-from serving.replay import replay_logs
-from serving.server import Server
+from protos.events_pb2 import ARM_SOURCE_OVERRIDE, ARM_SOURCE_STICKY, ARM_SOURCE_UNSPECIFIED
+from protos.policy_pb2 import Context, FeatureValue, SelectRequest
 from serving.snapshots import Served
 from serving.tasks import TaskRules, parse_rules, rules_by_key
 from serving.traffic.beside import ArmFeature, Beside
 from serving.traffic.experiments import Experiments, Placed
-from serving.traffic.keeper import TrafficKeeper, followed, keeper_of
+from serving.traffic.keeper import followed, keeper_of
 from serving.traffic.section import Traffic
 from serving.validate import validate
-from tests.serving.kit import TASK, promote, publish, records_of, select_request, serving_from
+from tests.serving.kit import TASK
+from tests.serving.traffic_kit import MEMBER, SHOP, STRANGER, TRAFFIC, asked, experiments_of, file_of
 
-TRAFFIC = {
-    "namespace": "home",
-    "holdout": {"share": 0.1},
-    "experiments": {
-        "ranker": {
-            "segments": [0, 5000],
-            "target": "member",
-            "arms": {"control": {"share": 0.5}, "even": {"share": 0.4, "policy": {"name": "uniform", "floor": 1.0}}},
-        },
-        "first": {"segments": [5000, 8000], "arms": {"old": {"share": 1.0, "serves": "baseline"}}},
-    },
-    "overrides": {"tester": "ranker/even"},
-}
-SHOP = {**TASK, "traffic": TRAFFIC}
 BASELINE_ARMS = ("holdout", "first/old")
-
-
-def file_of(content: dict[str, Any]) -> TaskFile:
-    sections = {key: value for key, value in content.items() if key not in ("task", "tenant")}
-    return TaskFile(name=content["task"], tenant=content.get("tenant", "default"), digest="0" * 64, sections=sections)
-
-
-def experiments_of(content: dict[str, Any]) -> Experiments:
-    """The experiments of a task, or of a section `traffic`, as they begin, all arms served."""
-    rules = parse_rules(file_of(content if "task" in content else {**TASK, "traffic": content}))
-    found = {
-        name: ExperimentState(moved({}, {arm: a.share for arm, a in e.arms.items()}), {}, {})
-        for name, e in rules.traffic.experiments.items()
-    }
-    return Experiments(rules.traffic, found, task="shop", targets=rules.targets, arms={name for name, _ in rules.traffic.arms()})
-
-
-MEMBER, STRANGER = (np.array([0, 0, 0, flag], "<f4").tobytes() for flag in (1, 0))
 
 
 def test_every_unit_has_one_arm_and_the_probabilities_of_its_draw_add_up_to_one() -> None:
@@ -108,7 +65,7 @@ def test_a_holdout_gets_no_treatment_in_a_million_decisions() -> None:
     held = {number for number in range(100_000) if experiments.place(f"u{number}", MEMBER).arm == "holdout"}
     # Ten shares and targets later the same units are held out, and none else: 1,000,000 decisions.
     for step in range(10):
-        experiments_section = {**TRAFFIC["experiments"], "ranker": {**TRAFFIC["experiments"]["ranker"], "salt": f"s{step}"}}  # type: ignore[dict-item]
+        experiments_section = {**TRAFFIC["experiments"], "ranker": {**TRAFFIC["experiments"]["ranker"], "salt": f"s{step}"}}
         now = experiments_of({**TRAFFIC, "experiments": experiments_section, "namespace": f"n{step}"})
         arms = [now.place(f"u{number}", MEMBER if number % 2 else STRANGER).arm for number in range(100_000)]
         assert {number for number, arm in enumerate(arms) if arm == "holdout"} == held
@@ -184,162 +141,7 @@ def test_experiments_of_one_namespace_share_no_unit_and_those_that_would_are_ref
 )
 def test_a_section_that_cannot_hold_is_refused(section: dict[str, Any], fault: str) -> None:
     with pytest.raises(Exception, match=fault):
-        keeper_of(None, parse_rules(file_of({**TASK, "traffic": section})), tables=None)  # type: ignore[arg-type]
-
-
-# On a server.
-
-
-@pytest.fixture(scope="module")
-def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("traffic-tasks")
-    (folder / "shop.yaml").write_text(yaml.safe_dump(SHOP))
-    return folder
-
-
-@pytest.fixture
-def shop(tasks: Path) -> TaskPolicy:
-    return parse_task(load_task(tasks / "shop.yaml"))
-
-
-@pytest.fixture
-def store(tmp_path: Path, shop: TaskPolicy) -> Store:
-    found = Store(tmp_path / "store", "shop")
-    ensure_champion(found, shop, now_us=1, actor="test")
-    promote(found, publish(found, shop, seed=1))
-    return found
-
-
-@pytest.fixture
-def server(tmp_path: Path, tasks: Path, store: Store, front: str) -> Iterator[Server]:
-    with serving_from(tmp_path, tasks, front=front) as running:
-        yield running
-
-
-def asked(shop: TaskPolicy, unit: str, *, member: bool, **fields: Any) -> SelectRequest:
-    packed = np.array([1, 2, 3, member], "<f4").tobytes()
-    return select_request(shop, unit=unit, context=Context(packed=packed, schema_digest=shop.schema.digest), **fields)
-
-
-def decisions(folder: Path) -> list[Decision]:
-    events = [Event.FromString(record.payload) for record in records_of(folder / "logs" / DECISIONS)]
-    return [event.decision for event in events if event.HasField("decision")]
-
-
-def test_the_server_decides_by_arm_and_logs_what_placed_the_unit(tmp_path: Path, server: Server, store: Store, shop: TaskPolicy) -> None:
-    units = [(f"unit-{number}", number % 3 > 0) for number in range(60)] + [("tester", False)]
-    with PolicyClient(server.address) as client:
-        answers = [client.send_select(asked(shop, unit, member=member)) for unit, member in units]
-    wanted = experiments_of(TRAFFIC)
-    pointer, state = store.champion(), store.traffic()
-    assert pointer is not None
-    even = state.experiments["ranker"].serves["even"]
-    digests = {**dict.fromkeys(BASELINE_ARMS, pointer.baseline), "ranker/even": even}
-    for (unit, member), answer, logged in zip(units, answers, decisions(tmp_path), strict=True):
-        placed = wanted.place(unit, MEMBER if member else STRANGER)
-        digest = digests.get(placed.arm, pointer.digest)
-        for told in (answer, logged):
-            assert (told.arm, told.arm_probability, told.snapshot_digest) == (placed.arm, placed.probability, digest)
-        assert (logged.arm_source, tuple(logged.ineligible_for)) == (placed.source, placed.ineligible_for)
-        assert list(logged.slots) == list(answer.slots)
-    assert {logged.arm for logged in decisions(tmp_path)} == {"holdout", "ranker/control", "ranker/even", "first/old", CHAMPION_ARM}
-    report = replay_logs(tmp_path / "logs", store=tmp_path / "store")
-    assert report.sound and report.draws_agree == report.decisions == len(units)
-
-
-def test_assign_tells_the_arm_of_select_and_logs_an_exposure(tmp_path: Path, server: Server, shop: TaskPolicy) -> None:
-    units = [f"unit-{number}" for number in range(30)]
-    stub_context = Context(features={"member": FeatureValue(flag=True)})
-    with PolicyClient(server.address) as client:
-        selected = [client.send_select(asked(shop, unit, member=True)) for unit in units]
-    with grpc.insecure_channel(server.address) as channel:
-        call = channel.unary_unary("/slateloop.v1.PolicyService/Assign")
-        raw = [AssignRequest(task="shop", unit_id=unit, context=stub_context).SerializeToString() for unit in units]
-        assigned = [AssignResponse.FromString(call(request)) for request in raw]
-    assert [(a.arm, a.arm_probability, a.snapshot_digest) for a in assigned] == [
-        (s.arm, s.arm_probability, s.snapshot_digest) for s in selected
-    ]
-    assert all(answer.exposed for answer in assigned)
-    signals = [Event.FromString(record.payload).signal for record in records_of(tmp_path / "logs" / FEEDBACK)]
-    assert [(s.unit_id, s.name, s.value) for s in signals] == [
-        (unit, f"exposure:shop:{a.arm}", a.arm_probability) for unit, a in zip(units, assigned, strict=True)
-    ]
-    assert len({s.event_id for s in signals}) == len(units)
-
-
-def test_both_clients_assign_by_context_and_keep_a_sticky_arm(server: Server) -> None:
-    wanted = experiments_of(TRAFFIC)
-    unit = next(unit for unit in map(str, range(1_000)) if wanted.place(unit, MEMBER).arm == "ranker/control")
-    options: list[dict[str, Any]] = [
-        {"context": {"member": True}},
-        {"context": np.array([1, 2, 3, 1])},
-        {"context": {"member": True}, "sticky_arm": "ranker/even"},
-        {"context": {"member": False}, "sticky_arm": "ranker/even"},
-        {},
-    ]
-
-    async def ask() -> list[AssignResponse]:
-        async with AsyncPolicyClient(server.address) as client:
-            return [await client.assign("shop", unit_id=unit, **given) for given in options]
-
-    with PolicyClient(server.address) as client:
-        answers = [client.assign("shop", unit_id=unit, **given) for given in options]
-    assert answers == asyncio.run(ask())
-    named, packed, kept_in, *strangers = answers
-    assert named == packed and (named.arm, named.arm_source) == ("ranker/control", ARM_SOURCE_UNSPECIFIED)
-    assert (kept_in.arm, kept_in.arm_probability, kept_in.arm_source) == ("ranker/even", 1.0, ARM_SOURCE_STICKY)
-    assert [(a.arm, list(a.ineligible_for)) for a in strangers] == [(CHAMPION_ARM, ["ranker"])] * 2
-
-
-def kept(store: Store, tasks: Path, load: Any = lambda digest: digest) -> TrafficKeeper:
-    """A keeper that has begun; policies are what `load` makes of digests."""
-    found = TrafficKeeper(store, parse_rules(load_task(tasks / "shop.yaml")))
-    found.begin(load, now_us=1)
-    return found
-
-
-def arms_of(keeper: TrafficKeeper) -> list[str]:
-    beside = keeper.look(lambda digest: digest)  # type: ignore[arg-type, return-value]
-    assert beside is not None and beside.experiments is not None
-    return [beside.experiments.place(unit, MEMBER).arm for unit in map(str, range(500))]
-
-
-def test_shares_that_are_moved_in_the_store_are_followed_at_the_next_look(tmp_path: Path, tasks: Path) -> None:
-    store = Store(tmp_path, "shop")
-    keeper = kept(store, tasks)
-    before, same = keeper.look(no_load), keeper.look(no_load)
-    first = arms_of(keeper)
-
-    def stop(standing: Any) -> Any:
-        found = standing.experiments["ranker"]
-        ranges = moved(found.ranges, {"control": 0.5, "even": 0.0})
-        return standing._replace(experiments={**standing.experiments, "ranker": found._replace(ranges=ranges)})
-
-    store.move_traffic(stop, expected=1, now_us=9, actor="ann", reason="too slow")
-    assert before is same and {pair for pair in zip(first, arms_of(keeper), strict=True) if pair[0] != pair[1]} == {
-        ("ranker/even", CHAMPION_ARM)
-    }
-    assert [entry["actor"] for entry in store.audit()] == ["serving", "ann"]
-
-
-def no_load(digest: str) -> Any:
-    raise AssertionError(f"{digest} was to be loaded")
-
-
-def test_snapshots_of_arms_are_never_collected(tmp_path: Path, tasks: Path) -> None:
-    store = Store(tmp_path, "shop")
-    kept(store, tasks)
-    store.collect(keep=0)
-    assert store.traffic().digests == set(store.digests()) != set()
-
-
-def test_an_arm_whose_snapshot_cannot_be_served_leaves_its_units_with_the_champion(tmp_path: Path, tasks: Path) -> None:
-    def broken(digest: str) -> Any:
-        raise SnapshotError(f"snapshot {digest}: altered")
-
-    store = Store(tmp_path, "shop")
-    pairs = set(zip(arms_of(kept(store, tasks)), arms_of(kept(store, tasks, broken)), strict=True))
-    assert ("ranker/even", CHAMPION_ARM) in pairs and ("ranker/control", "ranker/control") in pairs
+        keeper_of(None, parse_rules(file_of({**TASK, "traffic": section})), tables=None)
 
 
 def test_a_task_without_any_of_it_has_nothing_beside(tmp_path: Path) -> None:
@@ -352,7 +154,7 @@ WITH_ARM = {
     "features": {
         **TASK["features"],
         "context": [*TASK["features"]["context"], {"name": "arm", "type": "category", "vocabulary": ["e/a", "e/b"]}],
-    },  # type: ignore[index]
+    },
     "traffic": {"arm_feature": "arm", "experiments": {"e": {"arms": {"a": {"share": 0.4}, "b": {"share": 0.4}}}}},
 }
 

@@ -80,7 +80,7 @@ class Kept:
 
     def asked(self, request: SelectRequest) -> Any:
         assert self.beside is not None
-        return self.beside.asked(validate(request, self.rules), Served("champion", None, "baseline", False))  # type: ignore[arg-type]
+        return self.beside.asked(validate(request, self.rules), Served("champion", None, "baseline", False))
 
 
 def no_policy(digest: str) -> Any:

@@ -25,7 +25,7 @@ def inputs() -> Iterator[tuple[str, str]]:
 def lines() -> Iterator[str]:
     """What PlanOut answers, in the order of the inputs."""
     # PlanOut 0.6.0 was written for Pythons that had this name here.
-    collections.MutableMapping = collections.abc.MutableMapping  # type: ignore[attr-defined]
+    collections.MutableMapping = collections.abc.MutableMapping
     from planout.assignment import Assignment
     from planout.ops.random import RandomFloat, RandomInteger, WeightedChoice
 
