@@ -10,7 +10,7 @@ from ope.gate.evidence import Evidence
 from ope.gate.looks import lasting
 from ope.gate.verdict import Check
 
-__all__ = ["checks", "scarcity", "unaccounted"]
+__all__ = ["checks", "scarcity", "unknown"]
 
 _SECOND_US = 1_000_000
 
@@ -35,11 +35,17 @@ def scarcity(evidence: Evidence, config: GateConfig, slots: list[SlotWeights]) -
     return tuple(found)
 
 
-def unaccounted(evidence: Evidence) -> tuple[str, ...]:
-    """What every verdict says that was reached without an account of lost decisions."""
+def unknown(evidence: Evidence) -> tuple[str, ...]:
+    """What every verdict says of what it could not see: decisions that were lost, and guardrails of which no event came."""
+    silent = (
+        f"Not known: what happens to guardrail `{metric}`. It is {value:g} in all {evidence.rows} rows, so that it was not harmed says "
+        "nothing; see that its events arrive (`attribution status`)."
+        for metric, value in evidence.silent_guardrails.items()
+    )
     if evidence.setting.logged is not None:
-        return ()
+        return tuple(silent)
     return (
+        *silent,
         "Not known: how many decisions were lost before they became rows. No table `events` lies beside the observations and no --account "
         "was given (`attribution status --json`), so only rows that are there were checked.",
     )

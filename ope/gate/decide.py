@@ -11,7 +11,7 @@ from ope.agreement import contradiction
 from ope.diagnostics import SlotWeights, slot_weights
 from ope.estimate import difference_of
 from ope.estimators import estimator
-from ope.gate.checks import checks, scarcity, unaccounted
+from ope.gate.checks import checks, scarcity, unknown
 from ope.gate.config import GateConfig
 from ope.gate.evidence import WEIGHT_EDGES, Contest, Evidence, Setting
 from ope.gate.looks import bound
@@ -45,19 +45,19 @@ def gate(evidence: Evidence, config: GateConfig, *, level: float | None = None) 
     verdict = _blank(evidence, config, slots, margin=margin, level=level)
     asked = checks(evidence, config, slots)
     if failed := [check for check in asked if not check.passed]:
-        reasons = (*(check.reason for check in failed), *unaccounted(evidence))
+        reasons = (*(check.reason for check in failed), *unknown(evidence))
         return dataclasses.replace(verdict, decision="veto", checks=_quiet(asked), reasons=reasons)
     scarce = scarcity(evidence, config, slots)
     verdict = dataclasses.replace(verdict, checks=_quiet(asked + scarce))
     decision, reasons = _too_little(evidence, config, scarce)
     if decision == "veto":
-        return dataclasses.replace(verdict, decision=decision, reasons=(*reasons, *unaccounted(evidence)))
+        return dataclasses.replace(verdict, decision=decision, reasons=(*reasons, *unknown(evidence)))
     compared = compare_all(evidence, config, level)
     if harmful := _harm(evidence, compared, config):
-        return dataclasses.replace(verdict, decision="veto", reasons=(*harmful, *unaccounted(evidence)), guardrails=compared.guardrails)
+        return dataclasses.replace(verdict, decision="veto", reasons=(*harmful, *unknown(evidence)), guardrails=compared.guardrails)
     if decision is None:
         decision, reasons = _weigh(evidence, config, compared, margin)
-    reasons = (*reasons, *unaccounted(evidence))
+    reasons = (*reasons, *unknown(evidence))
     return dataclasses.replace(verdict, decision=decision, reasons=reasons, segments=evidence.segments, **vars(compared))
 
 

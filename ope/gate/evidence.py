@@ -162,6 +162,8 @@ class Evidence:
     one_more: Mapping[str, OneMore] = dataclasses.field(default_factory=dict)
     guardrails_one_more: Mapping[str, OneMore] = dataclasses.field(default_factory=dict)
     anchor_one_more: OneMore | None = None
+    # Guardrails that have one value in every row, and that value: of a refresh their difference is 0 without any doubt, which is no proof.
+    silent_guardrails: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -199,6 +201,7 @@ def evidence_of(contest: Contest, rows: JudgedRows, *, estimators: Sequence[str]
         anchor=of_anchor,
         one_more={kind: one_more(kind, challenger, champion, found) for kind, found in moments.items() if some},
         guardrails_one_more={metric: one_more(name, *batches, of_guardrails[metric]) for metric, batches in guardrails.items() if some},
+        silent_guardrails={name: float(metric[0, 0]) for name, metric in rows.guardrails.items() if n and (metric == metric[0, 0]).all()},
         anchor_one_more=None if against is None or of_anchor is None or not some else one_more(name, *against, of_anchor),
         rows=n,
         first_us=int(rows.decision_time_us.min()) if n else 0,

@@ -100,7 +100,8 @@ def _of_guardrails(verdict: Verdict) -> Question:
     said = [reason for reason in verdict.reasons if "uardrail" in reason]
     if not verdict.guardrails:
         return Question(text, False if said else None, " ".join(said) or "not asked")
-    return Question(text, not said, " ".join(said) or "yes: " + ", ".join(verdict.guardrails))
+    silent = bool(said) and all(reason.startswith("Not known") for reason in said)
+    return Question(text, None if silent else not said, " ".join(said) or "yes: " + ", ".join(verdict.guardrails))
 
 
 def _of_estimators(verdict: Verdict, contradiction: bool) -> Question:

@@ -97,6 +97,17 @@ def test_a_broken_guardrail_is_a_veto_and_one_that_holds_is_not(direction: str, 
     assert judged(doubtful, config=config).decision == "wait" and judged(doubtful, config=config, complete=True).decision == "hold"
 
 
+@pytest.mark.parametrize("kind", ["refresh", "change"])
+def test_a_guardrail_that_never_moves_is_said_to_be_not_known(kind: str) -> None:
+    """Its events never came, or are called otherwise: that the challenger does it no harm is no finding."""
+    rail = Guardrail(metric="complaints", direction="lower", margin=0.05)
+    config, contest = CONFIG.model_copy(update={"guardrails": (rail,)}), dataclasses.replace(CONTEST, kind=kind)
+    verdict = judged(changed(guardrails={"complaints": np.zeros((3_000, 2))}), config=config, contest=contest)
+    assert "Not known: what happens to guardrail `complaints`. It is 0 in all 3000 rows" in verdict.reasons[-1]
+    _, heard = guarded("lower", 0.0)
+    assert not any("Not known" in reason for reason in judged(heard, config=config, contest=contest).reasons)
+
+
 def test_new_actions_enter_up_to_their_budget() -> None:
     config = CONFIG.model_copy(update={"exploration_budget": 0.1})
     assert judged(changed(novel=np.arange(3_000) % 20 == 0), config=config).decision == "promote"
