@@ -17,7 +17,7 @@ from serving.plain import PlainReaders, PlainRequest
 from serving.record import DECISION_ID, Recorded, record
 from serving.snapshots import WHOLE, Served, SnapshotHolder
 from serving.tasks import TaskKey, TaskRules
-from serving.traffic.shadow import Shadows
+from serving.traffic.shadow import Shadows, to_score
 from serving.validate import Selection, find_task, validate
 
 __all__ = ["Engine"]
@@ -154,7 +154,7 @@ class Engine:
             asked = admitted[made.place].asked
             served = self._holders[asked.selection.rules.key].served
             if made.fault is None and served.beside is not None and served.beside.shadows:
-                shadows.take([(asked, made.body[DECISION_ID])], served.beside.shadows, served)
+                shadows.take([to_score(asked, made.body[DECISION_ID])], served.beside.shadows, served)
 
     def _settle(self, item: _Admitted, made: Recorded, answers: list[Answer]) -> None:
         """Answers a request whose decision stands in the log, or that has none."""

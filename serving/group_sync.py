@@ -31,6 +31,9 @@ class GroupSync:
     def mark(self, descriptor: int) -> None:
         """Something was written to `descriptor`."""
         with self._lock:
+            if descriptor in self._marked:
+                # Its sync is still to come, and whoever marked it first has seen to that.
+                return
             self._marked.add(descriptor)
         self._wake.set()
 

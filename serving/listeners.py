@@ -70,11 +70,15 @@ def door_of(config: ServerConfig) -> Door | None:
 def native_server(
     calls: CallHandler, pool: concurrent.futures.Executor, config: ServerConfig, *, shares_port: bool, shortcut: Shortcut
 ) -> NativeServer:
-    """The native front end, which decides what has come together together. Raises ServingError where it is not installed."""
+    """The native front end, which answers together what has come together. Raises ServingError where it is not installed."""
     sizes = (config.max_message_bytes, config.max_concurrent_rpcs, config.deadline_cap_s)
     limits = Limits(*sizes, max_idle_s=config.max_connection_idle_s, max_age_s=config.max_connection_age_s)
-    selects = gathered(calls, f"/{SERVICE}/Select", most=GATHERED, shortcut=shortcut)
-    return NativeServer(pool, handlers=[calls], gathered=selects, limits=limits, shares_port=shares_port)
+    together = [
+        gathered(calls, f"/{SERVICE}/Select", most=GATHERED, shortcut=shortcut),
+        gathered(calls, f"/{SERVICE}/Assign", most=GATHERED),
+    ]
+    about: dict[str, Any] = {"with_metadata": calls.reads_metadata, "shares_port": shares_port}
+    return NativeServer(pool, handlers=[calls], gathered=together, limits=limits, **about)
 
 
 def policy_methods(servicer: Servicer, *, batches: Method) -> dict[str, Method | Stream]:
@@ -84,7 +88,7 @@ def policy_methods(servicer: Servicer, *, batches: Method) -> dict[str, Method |
         f"/{SERVICE}/Select": Method(servicer.read, servicer.select, servicer.select_all),
         f"/{SERVICE}/SelectBatch": batches,
         f"/{SERVICE}/SelectStream": Stream(servicer.read, servicer.select_or_say, result),
-        f"/{SERVICE}/Assign": Method(messages.AssignRequest.FromString, servicer.assign),
+        f"/{SERVICE}/Assign": Method(messages.AssignRequest.FromString, servicer.assign, servicer.assign_all),
         f"/{SERVICE}/Feedback": Method(messages.FeedbackRequest.FromString, servicer.feedback),
         f"/{SERVICE}/GetPolicy": Method(messages.GetPolicyRequest.FromString, servicer.get_policy),
     }

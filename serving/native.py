@@ -1,7 +1,7 @@
 """The native front end (`slateloop-front`, Rust) in the place of grpcio's server: the same handlers, the same servicers.
 
-`NativeServer` is to be used as a `grpc.Server` is. Calls of the gathered method come in batches, all that waited while the previous batch
-was being answered; every other call is run as grpcio would run it, on a pool of threads, with a context of the same shape.
+`NativeServer` is to be used as a `grpc.Server` is. Calls of a gathered method come in batches, all that waited while the batches before
+were being answered; every other call is run as grpcio would run it, on a pool of threads, with a context of the same shape.
 """
 
 import logging
@@ -32,13 +32,12 @@ class Gathered(NamedTuple):
     """A method whose calls are answered together.
 
     `answer_all(messages, waited_s, overdue, metadata)` gives an answer for each message; `waited_s` since each arrived, `overdue` the
-    indices of those whose caller has given up, `metadata` of each where it was asked for, else empty.
+    indices of those whose caller has given up, `metadata` of each where it was asked for, else empty. `most`: calls of a batch.
     """
 
     name: str
     answer_all: Callable[[list[bytes], list[float], list[int], list[list[tuple[str, bytes]]]], list[Answer]]
     most: int
-    with_metadata: bool
 
 
 class PemFiles(Protocol):
@@ -90,7 +89,7 @@ def gathered(handler: CallHandler, name: str, *, most: int, shortcut: Shortcut |
         answers = handler.answer_all(name, Arrived(messages, waited_s, overdue, own), shortcut=shortcut)
         return [answer if isinstance(answer, bytes) else _refusal(answer) for answer in answers]
 
-    return Gathered(name, answer_all, most=most, with_metadata=handler.reads_metadata)
+    return Gathered(name, answer_all, most)
 
 
 def _refusal(error: ServingError) -> Answer:
@@ -127,12 +126,20 @@ class NativeServer:
     """What `grpc.Server` offers, as far as this room uses it."""
 
     def __init__(
-        self, pool: Executor, *, handlers: Sequence[grpc.GenericRpcHandler], gathered: Gathered, limits: Limits, shares_port: bool = False
+        self,
+        pool: Executor,
+        *,
+        handlers: Sequence[grpc.GenericRpcHandler],
+        gathered: Sequence[Gathered],
+        limits: Limits,
+        with_metadata: bool = False,
+        shares_port: bool = False,
     ) -> None:
-        """`handlers` are asked in turn for each call; `gathered` is answered apart from them. Raises ServingError without the front."""
-        self._pool, self._handlers, self._gathered, self._shares_port = pool, list(handlers), gathered, shares_port
+        """`handlers` are asked in turn for each call; the methods of `gathered` are answered apart from them, with the metadata of their
+        calls if `with_metadata`. Raises ServingError without the front."""
+        self._pool, self._handlers, self._gathered, self._shares_port = pool, list(handlers), list(gathered), shares_port
         self._stopping = threading.Event()
-        about = {"gathered": gathered.name, "most": gathered.most, "with_metadata": gathered.with_metadata}
+        about: dict[str, Any] = {"gathered": [(found.name, found.most) for found in gathered], "with_metadata": with_metadata}
         self._front = front().Front(**about, **limits._asdict())
         #: For the registry of a server's metrics.
         self.stages = FrontStages(self._front.stages)
@@ -182,7 +189,7 @@ class NativeServer:
         return stopped
 
     def _run(self) -> None:
-        self._front.run(self._gathered.answer_all, self._begin)
+        self._front.run([found.answer_all for found in self._gathered], self._begin)
         if not self._stopping.is_set():
             _logger.critical("the native front has ended by itself: nothing is answered any more; start this server again")
 

@@ -1,11 +1,12 @@
 """Plain requests that come together, decided without a Python object a request: the native front reads them and writes what they become.
 
 What stays here: which policy decides and in which arm a unit is (`Served.assigned`), what was answered to a request id before
-(`RequestMemory`), and the program that decides. Requests of tasks whose actions are ranges or that have something beside a decision
-(serving/traffic), and whatever `serving.plain` would not read, are left to the engine, which is the definition of all of it: a test
-compares the bytes.
+(`RequestMemory`), the program that decides, and what shadows are told. Requests of tasks whose actions are ranges or whose decisions
+depend on what is beside them (serving/traffic), and whatever `serving.plain` would not read, are left to the engine, which is the
+definition of all of it: a test compares the bytes.
 """
 
+import functools
 import itertools
 import logging
 import threading
@@ -18,6 +19,7 @@ from bandits.keys import around_request, around_unit
 from bandits.loaded import LoadedPolicy
 from bandits.packed import RowLayout
 from bandits.traffic import Assignment
+from serving.candidates import KEPT_LISTS, CandidateList
 from serving.decide import epoch_of
 from serving.errors import LogUnavailable, RequestIdReused, ServingError
 from serving.idempotency import RequestMemory
@@ -27,6 +29,7 @@ from serving.record import DecidedBy, shared_fields
 from serving.servicer import results
 from serving.snapshots import WHOLE, Served, SnapshotHolder
 from serving.tasks import TaskKey, TaskRules
+from serving.traffic.shadow import Shadows, ToScore
 
 __all__ = ["Planned", "PlannedBatches", "Ready"]
 
@@ -72,14 +75,17 @@ class Planned:
         append_framed: Callable[[Callable[[int], bytes]], object],
         memory: RequestMemory,
         observer: Observer,
+        shadows: Shadows | None = None,
     ) -> None:
-        """`append_framed(frame)` appends the records that `frame` makes for a time, or raises LogUnavailable. `memory`: the engine's."""
+        """`append_framed(frame)` appends the records that `frame` makes for a time, or raises LogUnavailable. `memory` and `shadows`: the
+        engine's."""
         self._planner = planner
         self._holders = list(holders.values())
         self._kept: list[_Kept | None] = [None] * len(self._holders)
         self._append_framed = append_framed
         self._memory = memory
         self._observer = observer
+        self._shadows = shadows
         self._reading = threading.Lock()
 
     def answer(self, messages: Sequence[bytes]) -> Sequence[bytes | None]:
@@ -140,7 +146,16 @@ class Planned:
         decided_s, decided = timer(), plan.decided if ready.groups else 0
         if decided:
             self._append_framed(plan.framed)
+            if self._shadows is not None:
+                self._leave_for_shadows(self._shadows, ready)
             self._observer.batch(Observed(decided, decided, ready.read_s, decided_s - started_s, timer() - decided_s))
+
+    def _leave_for_shadows(self, shadows: Shadows, ready: Ready) -> None:
+        for place, (number, _, width, slots, rows) in enumerate(ready.groups):
+            kept = ready.kept[number]
+            if kept is not None and kept.served.beside is not None and kept.served.beside.shadows:
+                decided = _to_score(ready.plan.made(place), kept.rules, (width, slots), rows)
+                shadows.take(decided, kept.served.beside.shadows, kept.served)
 
     def _tell(self, number: int, holder: SnapshotHolder) -> None:
         """Tells the planner of a task if it is another than it was."""
@@ -150,7 +165,7 @@ class Planned:
         if kept is not None and kept.rules is rules and kept.served is served:
             return
         kept = self._kept[number] = _Kept(rules, served, [])
-        coverable = rules.policy.section.range is None and rules.context_size > 0 and served.beside is None
+        coverable = rules.policy.section.range is None and rules.context_size > 0 and (served.beside is None or served.beside.only_scores)
         self._planner.keep(number, **(_about(kept) if coverable else _nothing()))
         if served.challenger is None:
             self._add_arm(number, kept, _Arm(served.deciding, WHOLE))
@@ -271,6 +286,31 @@ def _runs(buckets: np.ndarray) -> list[tuple[int, int]]:
     return [(int(buckets[begin]), end - begin) for begin, end in itertools.pairwise(begins)]
 
 
+def _to_score(made: Sequence[tuple[int, bytes, bytes, bytes]], rules: TaskRules, shape: tuple[int, int], rows: bytes) -> list[ToScore]:
+    """Decisions that were made of `rows`, as shadows are told them."""
+    layout = RowLayout(rules.context_size, shape[0], rules.feature_size)
+    size = 4 * layout.words
+    found = []
+    for row, decision_id, unit, encoded in made:
+        listed = _listed(encoded)
+        row_for = functools.partial(_row_for, rows[row * size : (row + 1) * size], listed, layout)
+        found.append(ToScore(rules, unit.decode(), decision_id, listed.actions, shape, row_for))
+    return found
+
+
+@functools.lru_cache(maxsize=KEPT_LISTS)
+def _listed(encoded: bytes) -> CandidateList:
+    listed = listed_of(encoded)
+    assert listed is not None, "a list that was looked up before"
+    return listed
+
+
+def _row_for(row: bytes, listed: CandidateList, layout: RowLayout, policy: LoadedPolicy) -> bytes:
+    """A row with the words that candidates have for this policy."""
+    start, end = 4 * layout.numbers, 4 * (layout.numbers + 3 * layout.width)
+    return row[:start] + listed.words(policy, layout.width) + row[end:]
+
+
 def _about(kept: _Kept) -> dict[str, Any]:
     """A task as the planner reads it; see serving/front/wire/src/plain.rs."""
     rules = kept.rules
@@ -312,6 +352,5 @@ def _looked_up(encoded: bytes, rules: TaskRules) -> tuple[int, list[bytes], list
 
 
 def _words_of(encoded: bytes, rules: TaskRules, policy: LoadedPolicy) -> bytes:
-    listed = listed_of(encoded)
-    assert listed is not None, "a list that was looked up before"
+    listed = _listed(encoded)
     return listed.words(policy, rules.shapes.width(len(listed.actions)))

@@ -254,7 +254,8 @@ class Server:
                 self._guards[DECISIONS].check()
                 self._decisions.append_framed(framed)
 
-        return Planned(front().Planner(), holders=self._holders, append_framed=append_framed, memory=memory, observer=self.metrics)
+        about: dict[str, Any] = {"memory": memory, "observer": self.metrics, "shadows": self._shadows}
+        return Planned(front().Planner(), holders=self._holders, append_framed=append_framed, **about)
 
     def _batches(self, planned: Planned | None, servicer: Servicer) -> Method:
         # What the planner reads has claimed its request ids already: before the door has let it in.

@@ -52,8 +52,7 @@ class Servicer:
         self.read, self.read_batch = engine.readers.one, engine.read_batch
         self._gathering: Gathering[SelectRequest | PlainRequest, Answer] = Gathering(engine.answer, most=GATHERED, common=LogUnavailable)
         self._append_feedback = append_feedback
-        # Exposures that wait at the same time are one write.
-        self._exposures: Gathering[Event, None] = Gathering(self._append_all, most=GATHERED, common=LogUnavailable)
+        self._assigning: Gathering[AssignRequest, bytes | Exception] = Gathering(self.assign_all, most=GATHERED, common=LogUnavailable)
         self._latest_us = latest_us
 
     def select(self, request: SelectRequest | PlainRequest) -> bytes:
@@ -83,12 +82,32 @@ class Servicer:
 
     def assign(self, request: AssignRequest) -> bytes:
         """Tells the arm of a unit; one that was drawn is logged as exposure before."""
-        holder = self._engine.holder(tenant=request.tenant, task=request.task)
-        check_id(request.unit_id, field="unit_id")
-        assigned, exposure = assignment(request, holder.rules, holder.served, now_us=self._now_us)
-        if exposure is not None:
-            self._exposures.answer(exposure, waits=False)
-        return assigned.SerializeToString()
+        answer = self._assigning.answer(request, waits=False)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def assign_all(self, requests: Sequence[AssignRequest]) -> list[bytes | Exception]:
+        """Tells the arms of some units whose requests came together; serialised AssignResponses, or what was raised. Their exposures are
+        logged before, by one write."""
+        made = [self._assigned(request) for request in requests]
+        answers = [answer for answer, _ in made]
+        drawn = [(place, exposure) for place, (_, exposure) in enumerate(made) if exposure is not None]
+        logged = answered_apart(self._append_all, [exposure for _, exposure in drawn], common=LogUnavailable)
+        for (place, _), outcome in zip(drawn, logged, strict=True):
+            if isinstance(outcome, Raised):
+                answers[place] = outcome.error
+        return answers
+
+    def _assigned(self, request: AssignRequest) -> tuple[bytes | Exception, Event | None]:
+        """The answer, and the exposure that is to be logged before it leaves."""
+        try:
+            holder = self._engine.holder(tenant=request.tenant, task=request.task)
+            check_id(request.unit_id, field="unit_id")
+            response, exposure = assignment(request, holder.rules, holder.served, now_us=self._now_us)
+        except Exception as error:
+            return error, None
+        return response.SerializeToString(), exposure
 
     def _append_all(self, events: Sequence[Event]) -> list[None]:
         self._append_feedback(events)

@@ -16,7 +16,7 @@ from serving.errors import NotFound, RequestRefused
 from serving.fields import check_decision_id, check_digest, check_id, check_packed, normal_floats, refused, shown
 from serving.tasks import TaskKey, TaskRules
 
-__all__ = ["Selection", "encoded_context", "find_task", "refuse_unsound", "validate"]
+__all__ = ["Selection", "Unit", "encoded_context", "find_task", "refuse_unsound", "validate"]
 
 # Name of a task's own catalogue.
 _CATALOGUE = "default"
@@ -47,6 +47,17 @@ class Selection(NamedTuple):
     #: Version of the unit features that stand in `context`, and fields of the Decision that few have, serialised. Of traffic.beside.
     unit_features: str = ""
     further: bytes = b""
+
+
+class Unit(NamedTuple):
+    """As much of a `Selection` as an arm depends on."""
+
+    rules: TaskRules
+    unit_id: str
+    context: bytes
+    defaulted: tuple[str, ...]
+    sticky_arm: str
+    unit_features: str = ""
 
 
 def validate(message: SelectRequest, rules: TaskRules, *, request_id: str = "") -> Selection:

@@ -4,13 +4,12 @@ import hashlib
 from collections.abc import Callable
 
 from bandits.traffic import Assignment
-from protos.events_pb2 import Event, Signal
+from protos.events_pb2 import Event
 from protos.policy_pb2 import AssignRequest, AssignResponse
-from serving.candidates import candidate_list
 from serving.snapshots import WHOLE, Served
 from serving.tasks import TaskRules
 from serving.traffic.beside import Beside
-from serving.validate import Selection, encoded_context
+from serving.validate import Unit, encoded_context
 
 __all__ = ["EXPOSURE", "assignment"]
 
@@ -38,36 +37,16 @@ def _assigned(request: AssignRequest, rules: TaskRules, served: Served) -> Assig
     if beside is None:
         policy, (arm, probability) = served.assigned(task=rules.name, unit_id=request.unit_id)
         return AssignResponse(arm=arm, arm_probability=probability, policy=policy.manifest.policy, snapshot_digest=policy.digest)
-    selection = _selection(request, rules)
+    context, defaulted = encoded_context(request.context, rules) if request.HasField("context") else rules.default_context
+    unit = Unit(rules, request.unit_id, context, defaulted, request.sticky_arm)
     if beside.units is not None:
-        selection = beside.units.filled(selection)
-    policy, (arm, probability), placed = beside.decider(selection, served)
+        unit = beside.units.filled(unit)
+    policy, (arm, probability), placed = beside.decider(unit, served)
     response = AssignResponse(arm=arm, arm_probability=probability, policy=policy.manifest.policy, snapshot_digest=policy.digest)
     if placed is not None:
         response.arm_source = placed.source  # type: ignore[assignment]
         response.ineligible_for.extend(placed.ineligible_for)
     return response
-
-
-def _selection(request: AssignRequest, rules: TaskRules) -> Selection:
-    """As much of a selection as an arm depends on."""
-    context, defaulted = encoded_context(request.context, rules) if request.HasField("context") else rules.default_context
-    return Selection(
-        rules=rules,
-        unit_id=request.unit_id,
-        request_id="",
-        context=context,
-        defaulted=defaulted,
-        candidates=candidate_list(()),
-        eligible=[],
-        features=b"",
-        scores=[],
-        slate_size=0,
-        explain=False,
-        parent_decision_id=b"",
-        pinned="",
-        sticky_arm=request.sticky_arm,
-    )
 
 
 def _exposure(response: AssignResponse, unit_id: str, rules: TaskRules, time_us: int) -> Event:
@@ -77,7 +56,8 @@ def _exposure(response: AssignResponse, unit_id: str, rules: TaskRules, time_us:
     event_id = f"{EXPOSURE}-{hashlib.blake2b(said.encode(), digest_size=16).hexdigest()}"
     # A signal's name has a limit; of a task with a very long name the end tells arms apart.
     kept = name if len(name.encode()) <= _NAME_BYTES else name.encode()[-_NAME_BYTES:].decode(errors="ignore")
-    signal = Signal(
-        event_id=event_id, tenant=rules.tenant, unit_id=unit_id, event_time_us=time_us, name=kept, value=response.arm_probability
-    )
-    return Event(signal=signal)
+    event = Event()
+    signal = event.signal
+    signal.event_id, signal.tenant, signal.unit_id, signal.event_time_us = event_id, rules.tenant, unit_id, time_us
+    signal.name, signal.value = kept, response.arm_probability
+    return event

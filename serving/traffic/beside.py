@@ -17,7 +17,7 @@ from serving.traffic.experiments import Experiments, Placed
 from serving.traffic.section import HOLDOUT_ARM
 from serving.traffic.target import places_of
 from serving.traffic.units import UnitTable
-from serving.validate import Selection
+from serving.validate import Selection, Unit
 
 __all__ = ["ArmFeature", "Beside", "Shadowed", "policy_of"]
 
@@ -64,6 +64,11 @@ class Beside(NamedTuple):
     arm_feature: ArmFeature | None
     shadows: tuple[Shadowed, ...]
 
+    @property
+    def only_scores(self) -> bool:
+        """Is a request decided as if there were nothing of it?"""
+        return self.experiments is None and self.units is None and self.arm_feature is None
+
     def asked(self, selection: Selection, served: Served) -> Asked:
         """Who decides a selection, in which arm, and from which context. Raises SnapshotNotServed."""
         if self.units is not None and selection.defaulted:
@@ -78,16 +83,16 @@ class Beside(NamedTuple):
             selection = selection._replace(further=_further(placed, selection.unit_features))
         return Asked(selection, decider, assignment, served.kill_switch)
 
-    def decider(self, selection: Selection, served: Served) -> tuple[LoadedPolicy, Assignment, Placed | None]:
+    def decider(self, unit: Selection | Unit, served: Served) -> tuple[LoadedPolicy, Assignment, Placed | None]:
         """Who decides for a unit, and where it stands. The kill switch ends experiments and holdout: the baseline decides for all."""
         if self.experiments is None or served.kill_switch:
-            return (*served.assigned(task=selection.rules.name, unit_id=selection.unit_id), None)
-        placed = self.experiments.place(selection.unit_id, selection.context, sticky_arm=selection.sticky_arm)
+            return (*served.assigned(task=unit.rules.name, unit_id=unit.unit_id), None)
+        placed = self.experiments.place(unit.unit_id, unit.context, sticky_arm=unit.sticky_arm)
         if placed.arm != CHAMPION_ARM:
             return self._of_arm(placed.arm, served), Assignment(placed.arm, placed.probability), placed
         if placed.source != ARM_SOURCE_UNSPECIFIED:
             return served.champion, WHOLE, placed
-        policy, assignment = served.assigned(task=selection.rules.name, unit_id=selection.unit_id)
+        policy, assignment = served.assigned(task=unit.rules.name, unit_id=unit.unit_id)
         # A staged promotion deals among those that no experiment took; its probability is of that deal.
         staged = assignment is not WHOLE
         return policy, assignment if staged else Assignment(CHAMPION_ARM, placed.probability), placed

@@ -4,7 +4,7 @@ import logging
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -12,11 +12,12 @@ from bandits.features import Schema
 from protos.errors import UnitFeaturesError
 from protos.unit_features import UnitFeatures, latest_version, load_unit_features
 from serving.traffic.target import places_of
-from serving.validate import Selection
+from serving.validate import Selection, Unit
 
 __all__ = ["UnitTable", "UnitTables"]
 
 _logger = logging.getLogger(__name__)
+_Asked = TypeVar("_Asked", Selection, Unit)
 
 
 class _Column(NamedTuple):
@@ -46,18 +47,18 @@ class UnitTable:
         """Has the task no feature of the table?"""
         return not self._columns
 
-    def filled(self, selection: Selection) -> Selection:
-        """The selection with the unit's features in place of defaults; what the request gave stands."""
+    def filled(self, asked: _Asked) -> _Asked:
+        """The same with the unit's features in place of defaults; what the request gave stands."""
         columns = self._columns
-        found = [name for name in selection.defaulted if name in columns]
+        found = [name for name in asked.defaulted if name in columns]
         if not found:
-            return selection
-        context, row = bytearray(selection.context), self._values[self._row_of.get(selection.unit_id, -1)]
+            return asked
+        context, row = bytearray(asked.context), self._values[self._row_of.get(asked.unit_id, -1)]
         for name in found:
             column, at = columns[name]
             struct.pack_into("<f", context, at, row[column])
-        left = tuple(name for name in selection.defaulted if name not in columns)
-        return selection._replace(context=bytes(context), defaulted=left, unit_features=self.version)
+        left = tuple(name for name in asked.defaulted if name not in columns)
+        return asked._replace(context=bytes(context), defaulted=left, unit_features=self.version)
 
 
 class UnitTables:

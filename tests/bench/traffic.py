@@ -1,6 +1,6 @@
 """Benchmark of traffic: what experiments, shadows and idle connections cost. One JSON object a line with --json, else a line a figure.
 
-    python tests/bench/traffic.py --json [--only place,select,assign,idle] [--rounds 3] [--seconds 4]
+    python tests/bench/traffic.py --json [--only place,select,assign,idle] [--rounds 3] [--seconds 4] [--front native]
 
 The world is that of tests/bench/serving.py: the same task, once as it is and once with experiments, or with a shadow. Loads alternate, and
 CPU time of the server by request is what is compared. `idle` opens raw HTTP/2 connections that say nothing (10,000 by default; `ulimit -n`
@@ -69,7 +69,7 @@ def server_with(world: Any, name: str, section: dict[str, Any]) -> Pinned:
     folder.mkdir(exist_ok=True)
     (folder / "bench.yaml").write_text(yaml.safe_dump({**TASK, "traffic": section}))
     command = [sys.executable, "-m", "serving", "serve", "--tasks", str(folder), "--store", str(world.folder / "store")]
-    command += ["--logs", str(world.folder / f"logs-{folder.name}"), "--address", "127.0.0.1:0", "--threads", "16"]
+    command += ["--logs", str(world.folder / f"logs-{folder.name}"), "--address", "127.0.0.1:0", "--threads", "16", "--front", world.front]
     return Pinned([*command, "--compilation-cache", str(ROOT / ".bench" / "xla")], core=world.core)
 
 
@@ -175,10 +175,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds")
     parser.add_argument("--seconds", type=int, default=4, help="length of one load, seconds")
     parser.add_argument("--connections", type=int, default=10_000, help="idle connections")
+    parser.add_argument("--front", default="grpcio", choices=("grpcio", "native"), help="what takes our calls")
     given = parser.parse_args()
     about = {"rounds": given.rounds, "seconds": given.seconds}
     with tempfile.TemporaryDirectory() as scratch:
-        world = world_in(Path(scratch))
+        world = world_in(Path(scratch), front=given.front)
         for part in given.only.split(","):
             for figure in _part(part, world, about, given):
                 printed(figure, as_json=given.json)

@@ -139,10 +139,23 @@ class Process:
 
 
 def hammer(address: str, shop: TaskPolicy, *, workers: int, until: Callable[[], bool], batch: int = 1) -> tuple[list[Any], list[Exception]]:
+    """Asks a server for slates from several threads; see `hammered`."""
+    numbers = itertools.count()
+
+    def ask(client: PolicyClient) -> Sequence[Any]:
+        requests = [select_request(shop, request_id=f"r{next(numbers)}") for _ in range(batch)]
+        return client.select_batch(requests) if batch > 1 else [client.send_select(requests[0])]
+
+    return hammered(address, ask, workers=workers, until=until)
+
+
+def hammered(
+    address: str, ask: Callable[[PolicyClient], Sequence[Any]], *, workers: int, until: Callable[[], bool]
+) -> tuple[list[Any], list[Exception]]:
     """Calls a server from several threads; the answers and the errors. `until` is asked before each call of the first worker."""
     answers: list[Any] = []
     errors: list[Exception] = []
-    stop, numbers = threading.Event(), itertools.count()
+    stop = threading.Event()
 
     def work(first: bool) -> None:
         with PolicyClient(address) as client:
@@ -150,8 +163,7 @@ def hammer(address: str, shop: TaskPolicy, *, workers: int, until: Callable[[], 
                 if first and until():
                     stop.set()
                 try:
-                    requests = [select_request(shop, request_id=f"r{next(numbers)}") for _ in range(batch)]
-                    answers.extend(client.select_batch(requests) if batch > 1 else [client.send_select(requests[0])])
+                    answers.extend(ask(client))
                 except Exception as error:
                     errors.append(error)
                     stop.set()

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bandits.config import TaskPolicy
 from protos.events_pb2 import CandidateSet, Decision, Event, Heartbeat, Impression, Reward, SeenSlot, Signal, Slot
-from protos.policy_pb2 import CandidateFeatures, Context, FeatureValue, SelectRequest
+from protos.policy_pb2 import AssignRequest, CandidateFeatures, Context, FeatureValue, SelectRequest
 from serving import errors
 from serving.calls import CallHandler, status_of
 from serving.client import PolicyClient, error_of
@@ -305,14 +305,32 @@ def test_feedback_has_one_to_10000_events(caller: PolicyClient, count: int) -> N
     assert caught.value.field == "events"
 
 
-def test_policy_and_assignment_of_an_unknown_task_are_not_found(caller: PolicyClient) -> None:
+def test_a_policy_of_an_unknown_task_is_not_found(caller: PolicyClient) -> None:
     with pytest.raises(NotFound, match="did you mean `shop`"):
         caller.policy("shoppe")
-    with pytest.raises(NotFound):
-        caller.assign("shoppe", unit_id="u")
-    with pytest.raises(RequestRefused) as caught:
-        caller.assign("shop", unit_id="")
-    assert caught.value.field == "unit_id"
+
+
+# What is wrong with an AssignRequest, the field at fault, and the error.
+ASSIGN: dict[str, tuple[dict[str, Any], str, type[ServingError]]] = {
+    "no task": ({"task": ""}, "task", RequestRefused),
+    "unknown task": ({"task": "shoppe"}, "task", NotFound),
+    "task of another tenant": ({"task": "ranked"}, "task", NotFound),
+    "long tenant": ({"tenant": TOO_LONG}, "tenant", RequestRefused),
+    "no unit": ({"unit_id": ""}, "unit_id", RequestRefused),
+    "long unit": ({"unit_id": TOO_LONG}, "unit_id", RequestRefused),
+    "NUL in unit": ({"unit_id": "a\0b"}, "unit_id", RequestRefused),
+}
+
+
+@pytest.mark.parametrize("name", ASSIGN)
+def test_a_bad_assign_is_refused_with_its_code_and_field(name: str, channel: grpc.Channel, server: Server) -> None:
+    change, field, kind = ASSIGN[name]
+    request = AssignRequest(**{"task": "shop", "unit_id": "u", **change})
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/slateloop.v1.PolicyService/Assign")(request.SerializeToString(), timeout=5)
+    error = error_of(caught.value, address=server.address)
+    assert type(error) is kind and error.field == field, error
+    assert str(error).startswith(f"{field}: ") and ";" in str(error)
 
 
 class Failed(grpc.RpcError):

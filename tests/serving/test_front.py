@@ -3,7 +3,7 @@
 import itertools
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from bandits.config import TaskPolicy
 from bandits.first import ensure_champion
 from bandits.store import Store
 from protos.events_pb2 import Event
-from protos.policy_pb2 import GetPolicyRequest, SelectRequest
+from protos.policy_pb2 import AssignRequest, AssignResponse, GetPolicyRequest, SelectRequest, SelectResponse
 from serving import engine, native
 from serving.calls import Arrived, CallHandler
 from serving.client import PolicyClient
@@ -35,7 +35,7 @@ from tests.serving.raw_http2 import (
 )
 
 pytestmark = native_only
-SELECT = "/slateloop.v1.PolicyService/Select"
+SELECT, ASSIGN = "/slateloop.v1.PolicyService/Select", "/slateloop.v1.PolicyService/Assign"
 ENHANCE_YOUR_CALM, NO_ERROR = 11, 0
 
 
@@ -99,11 +99,11 @@ class Held:
         self._free.set()
 
 
-def calls_of(address: str, requests: list[SelectRequest]) -> tuple[list[Any], Callable[[], None]]:
+def calls_of(address: str, requests: Sequence[SelectRequest | AssignRequest]) -> tuple[list[Any], Callable[[], None]]:
     """Calls in flight: their futures, and what closes their channel."""
     channel = grpc.insecure_channel(address)
-    select = channel.unary_unary(SELECT)
-    return [select.future(request.SerializeToString(), timeout=30) for request in requests], channel.close
+    methods = {SelectRequest: channel.unary_unary(SELECT), AssignRequest: channel.unary_unary(ASSIGN)}
+    return [methods[type(request)].future(request.SerializeToString(), timeout=30) for request in requests], channel.close
 
 
 def wait_until_running(server: Server, count: int) -> None:
@@ -134,12 +134,35 @@ def test_calls_that_come_while_a_batch_is_decided_are_the_next_batch(
     close_first(), close_later()
 
 
-def test_a_call_too_many_is_shed_and_its_place_is_free_again(server: Server, shop: TaskPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_of_two_methods_that_wait_together_are_a_batch_of_each(
+    server: Server, shop: TaskPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held = Held(monkeypatch)
-    first, close_first = calls_of(server.address, [select_request(shop)] * 64)
+    first, close_first = calls_of(server.address, [AssignRequest(task="shop", unit_id="u")])
+    assert held.begun.wait(30)
+    assigns = [AssignRequest(task="shop", unit_id=str(number) * (number != 3)) for number in range(12)]
+    mixed = [*[select_request(shop)] * 7, *assigns[:6], *[select_request(shop)] * 2, *assigns[6:]]
+    later, close_later = calls_of(server.address, mixed)
+    wait_until_running(server, 1 + len(mixed))
+    held.release()
+    refused = [place for place, call in enumerate([*first, *later]) if call.code() is not grpc.StatusCode.OK]
+    assert held.sizes == [1, 9, 12] and refused == [1 + mixed.index(assigns[3])]
+    kinds = {SelectRequest: SelectResponse, AssignRequest: AssignResponse}
+    answered = [(request, call) for request, call in zip(mixed, later, strict=True) if request is not assigns[3]]
+    assert all(kinds[type(request)].FromString(call.result()).policy == "uniform" for request, call in answered)
+    close_first(), close_later()
+
+
+@pytest.mark.parametrize("method", ["Select", "Assign"])
+def test_a_call_too_many_is_shed_and_its_place_is_free_again(
+    method: str, server: Server, shop: TaskPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(monkeypatch)
+    request = select_request(shop) if method == "Select" else AssignRequest(task="shop", unit_id="u")
+    first, close_first = calls_of(server.address, [request] * 64)
     assert held.begun.wait(30)
     wait_until_running(server, 64)
-    (shed,), close_shed = calls_of(server.address, [select_request(shop)])
+    (shed,), close_shed = calls_of(server.address, [request])
     assert shed.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "max_concurrent_rpcs" in shed.details()
     held.release()
     assert all(call.result() for call in first)
@@ -322,9 +345,9 @@ def test_a_second_start_is_refused(server: Server) -> None:
 @pytest.mark.parametrize("limit", [{"max_idle_s": 0.05}, {"max_age_s": 0.05}], ids=["idle", "old"])
 def test_a_connection_that_is_idle_or_old_is_closed_without_an_error(limit: dict[str, float], server: Server) -> None:
     about: dict[str, Any] = {"max_message_bytes": 1 << 20, "max_metadata_bytes": 1 << 14, "max_concurrent_rpcs": 8, "deadline_cap_s": 5.0}
-    front = native.front().Front(gathered="/a.B/Echo", most=8, with_metadata=False, **about, **limit)
+    front = native.front().Front(gathered=[("/a.B/Echo", 8)], with_metadata=False, **about, **limit)
     port = front.bind("127.0.0.1:0")
-    thread = threading.Thread(target=front.run, args=(lambda messages, *_: messages, print))
+    thread = threading.Thread(target=front.run, args=([lambda messages, *_: messages], print))
     thread.start()
     front.start()
     with RawConnection(f"127.0.0.1:{port}") as connection:
@@ -339,4 +362,4 @@ def test_a_connection_that_is_idle_or_old_is_closed_without_an_error(limit: dict
 def test_settings_that_are_none_are_refused_by_name(server: Server, change: dict[str, float]) -> None:
     about: dict[str, Any] = {"max_message_bytes": 1, "max_metadata_bytes": 1, "max_concurrent_rpcs": 1, "deadline_cap_s": 1.0, **change}
     with pytest.raises(ValueError, match="deadline_cap_s"):
-        native.front().Front(gathered="/a.B/C", most=1, with_metadata=False, **about)
+        native.front().Front(gathered=[("/a.B/C", 1)], with_metadata=False, **about)

@@ -99,4 +99,4 @@ def test_a_new_certificate_is_taken_without_a_restart_and_a_broken_one_changes_n
 def test_a_key_that_is_none_is_refused_by_name() -> None:
     about: dict[str, Any] = {"max_message_bytes": 1, "max_metadata_bytes": 1, "max_concurrent_rpcs": 1, "deadline_cap_s": 1.0}
     with pytest.raises(ValueError, match=r"tls: .*PEM"):
-        native.front().Front(gathered="/a.B/C", most=1, with_metadata=False, **about).bind("localhost:0", tls=(b"", b"", None))
+        native.front().Front(gathered=[("/a.B/C", 1)], with_metadata=False, **about).bind("localhost:0", tls=(b"", b"", None))

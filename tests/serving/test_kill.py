@@ -1,9 +1,11 @@
-"""SIGKILL under load: every acknowledged decision stands in the log. The same checker finds the loss of a writer that buffers."""
+"""SIGKILL under load: acknowledged decisions and exposures stand in the log. The same checker finds the loss of a writer that buffers."""
 
+import functools
+import itertools
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,12 @@ import yaml
 from bandits.config import TaskPolicy
 from protos.events_pb2 import Decision, Event
 from protos.framing import Record
-from protos.log_files import segment_path
+from protos.log_files import FEEDBACK, segment_path
 from protos.policy_pb2 import SelectResponse
+from serving.client import PolicyClient
 from serving.decision_log import LogWriter, stamp_decision
 from serving.replay import replay_logs
-from tests.serving.kit import ROOT, TASK, Process, hammer, records_of
+from tests.serving.kit import ROOT, TASK, Process, hammer, hammered, records_of
 
 KILLS = 2
 
@@ -66,15 +69,16 @@ main()
 def killed_under_load(process: Process, shop: TaskPolicy, *, kill: int) -> list[bytes]:
     """Decisions that a server acknowledged until it was killed, after some calls; every second time it answers batches of two."""
     address, calls = process.start(), iter(range(40 + 9 * (kill % 20)))
-
-    def killed() -> bool:
-        if next(calls, None) is None:
-            process.end(signal.SIGKILL)
-        return False
-
-    answers, errors = hammer(address, shop, workers=4, until=killed, batch=1 + kill % 2)
+    answers, errors = hammer(address, shop, workers=4, until=functools.partial(killed, process, calls), batch=1 + kill % 2)
     assert errors
     return [answer.decision_id for answer in answers if isinstance(answer, SelectResponse)]
+
+
+def killed(process: Process, calls: Iterator[int]) -> bool:
+    """Kills the server before the first call that is one too many."""
+    if next(calls, None) is None:
+        process.end(signal.SIGKILL)
+    return False
 
 
 @pytest.mark.parametrize("kills", [KILLS, pytest.param(50, marks=pytest.mark.slow)])
@@ -90,6 +94,29 @@ def test_a_server_that_is_killed_or_ended_has_logged_what_it_acknowledged(
     assert len(acknowledged) > 100 and lost(acknowledged, tmp_path / "logs" / "decisions") == 0
     report = replay_logs(tmp_path / "logs", store=tmp_path / "store")
     assert report.sound and report.decisions >= len(set(acknowledged))
+
+
+@pytest.mark.parametrize("kills", [KILLS, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_server_that_is_killed_has_logged_the_exposures_of_the_arms_that_it_told(
+    kills: int, process: Process, tmp_path: Path, task_folder: Path
+) -> None:
+    task = yaml.safe_load((task_folder / "shop.yaml").read_text())
+    arms = {"one": {"segments": [0, 10_000], "arms": {"a": {"share": 0.5}, "b": {"share": 0.5}}}}
+    (task_folder / "shop.yaml").write_text(yaml.safe_dump({**task, "traffic": {"experiments": arms}}))
+    units, told = map(str, itertools.count()), []
+
+    def ask(client: PolicyClient) -> list[str]:
+        unit = next(units)
+        assert client.assign("shop", unit_id=unit).exposed
+        return [unit]
+
+    for kill in range(kills):
+        address, calls = process.start(), iter(range(40 + 9 * (kill % 20)))
+        answers, errors = hammered(address, ask, workers=4, until=functools.partial(killed, process, calls))
+        assert errors
+        told += answers
+    events = (Event.FromString(item.payload) for item in records_of(tmp_path / "logs" / FEEDBACK) if isinstance(item, Record))
+    assert len(told) > 100 and not set(told) - {event.signal.unit_id for event in events}
 
 
 @pytest.mark.slow

@@ -1,13 +1,16 @@
 """What the native reader and writer make of plain requests is, byte for byte, what the engine makes of them."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bandits.allocation import BASELINE
 from bandits.config import parse_task
 from bandits.first import ensure_champion
 from bandits.store import Store
@@ -22,8 +25,10 @@ from serving.idempotency import RequestMemory
 from serving.observers import Observer
 from serving.planned import Planned, PlannedBatches
 from serving.servicer import results
-from serving.snapshots import SnapshotHolder
+from serving.snapshots import Served, SnapshotHolder
 from serving.tasks import parse_rules
+from serving.traffic.beside import Beside, Shadowed
+from serving.traffic.shadow import ToScore
 from tests.serving.kit import RANKED, TASK, native_only, promote, publish
 from tests.serving.test_plain import OTHER, PLAIN, request
 
@@ -46,7 +51,7 @@ def body(name: str, **changes: Any) -> bytes:
 
 
 class World:
-    """Two tasks that are warm, an engine, and the planner; what each has appended."""
+    """Some tasks that are warm, an engine, and the planner; what each has appended, and what both have told shadows."""
 
     def __init__(self, folder: Any) -> None:
         from slateloop_front import Planner
@@ -64,7 +69,9 @@ class World:
         self.bodies: list[bytes] = []
         self.framed: list[bytes] = []
         about: dict[str, Any] = {"holders": self.holders, "new_request_id": lambda: "drawn", "memory": RequestMemory(entries=0)}
-        self.engine = Engine(append=self.bodies.extend, **about)
+        self.told: list[ToScore] = []
+        shadows: Any = SimpleNamespace(take=lambda decided, shadows, served: self.told.extend(decided))
+        self.engine = Engine(append=self.bodies.extend, shadows=shadows, **about)
         self.memory = RequestMemory(entries=100)
         self.planned = Planned(
             Planner(),
@@ -72,6 +79,7 @@ class World:
             append_framed=lambda framed: self.framed.append(framed(NOW_US)),
             memory=self.memory,
             observer=Observer(),
+            shadows=shadows,
         )
 
     def by_engine(self, data: bytes, request_id: str) -> tuple[Any, list[bytes]]:
@@ -233,16 +241,50 @@ def test_what_is_not_sound_is_left_to_the_engine_and_costs_its_batch_nothing(wor
     assert [answer is None for answer in answers] == [False, True, False]
 
 
-def test_a_task_with_something_beside_its_decisions_is_left_to_the_engine(world: World) -> None:
-    holder = world.holders["default", "shop"]
-    before = holder._served
-    assert before is not None and world.agrees(body("named candidates"))
+@contextlib.contextmanager
+def beside(world: World, task: str, **parts: Any) -> Iterator[Served]:
+    """What is served of a task has these parts beside it for a while."""
+    holder = world.holders["default", task]
+    before = holder.served
+    none: dict[str, Any] = {"generation": 0, "experiments": None, "policies": {}, "units": None, "arm_feature": None, "shadows": ()}
+    holder._served = before._replace(beside=Beside(**{**none, **parts}))
     try:
-        holder._served = before._replace(beside=object())
-        assert world.planned.answer([body("named candidates")]) == [None]
+        yield before
     finally:
         holder._served = before
+
+
+@pytest.mark.parametrize("part", ["experiments", "units", "arm_feature"])
+def test_a_task_whose_decisions_depend_on_what_is_beside_them_is_left_to_the_engine(part: str, world: World) -> None:
     assert world.agrees(body("named candidates"))
+    with beside(world, "shop", **{part: object()}):
+        assert world.planned.answer([body("named candidates")]) == [None]
+    assert world.agrees(body("named candidates"))
+
+
+@pytest.mark.parametrize(("task", "name"), [("shop", "named candidates"), ("both", "all of it"), ("sticky", "")])
+def test_shadows_are_told_of_a_decision_what_the_engine_tells_them(task: str, name: str, world: World) -> None:
+    rules = world.holders["default", task].rules
+    data = body(name) if name else request(rules, unit_id="m").SerializeToString()
+    other: Any = SimpleNamespace(digest="other", action_index={"c": 0, "a": 1}, cold_action=2)
+    with beside(world, task, shadows=(Shadowed("s", BASELINE, 1.0),)) as served:
+        world.told.clear()
+        assert world.agrees(data)
+    by_planner, by_engine = world.told
+    assert by_planner[:-1] == by_engine[:-1]
+    assert all(by_planner.row_for(policy) == by_engine.row_for(policy) for policy in (served.champion, served.baseline, other))
+
+
+def test_shadows_are_told_of_no_request_without_a_decision(world: World) -> None:
+    """Neither of one that is not sound, nor of one that was answered before."""
+    sound, packed = body("named candidates"), PLAIN["named candidates"]().context.packed
+    named = body("named candidates", request_id="told once")
+    with beside(world, "shop", shadows=(Shadowed("s", BASELINE, 1.0),)):
+        world.told.clear()
+        first = world.planned.answer([named, sound.replace(packed, b"\xff" * len(packed)), sound])
+        assert world.planned.answer([named]) == [first[0]]
+    wanted = [SelectResponse.FromString(answer).decision_id for answer in first if answer is not None]
+    assert [one.decision_id for one in world.told] == wanted and len(wanted) == 2
 
 
 def test_a_log_that_takes_nothing_answers_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

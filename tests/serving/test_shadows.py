@@ -1,7 +1,7 @@
 """Shadows: scored by the key of the decision, logged, never shown; what cannot be scored takes nothing with it."""
 
-from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from protos.task import load_task
 from serving.client import PolicyClient
 from serving.decision_log import LogWriter, stamp_append
 from serving.snapshots import Served
-from serving.traffic.shadow import Shadows, _framed
+from serving.traffic.shadow import Shadows, ToScore, _framed
 from tests.serving.kit import TASK, promote, publish, records_of, select_request, serving_from
 
 SHOP = {**TASK, "traffic": {"shadows": {"even": {"policy": {"name": "uniform", "floor": 1.0}}, "old": {"serves": "baseline"}}}}
@@ -88,27 +88,25 @@ class Waits:
         self.shadows = Shadows(lambda framed: self.framed.append(framed(5)), **about)
 
 
-def item(shares: float = 1.0) -> tuple[Any, bytes, Any]:
-    from types import SimpleNamespace
-
-    selection = SimpleNamespace(unit_id="u", rules=SimpleNamespace(name="shop"))
-    return SimpleNamespace(selection=selection), b"i" * 16, SimpleNamespace(name="s", share=shares, policy=SimpleNamespace(digest="d"))
+def item(unit: str = "u", share: float = 1.0) -> tuple[ToScore, Any]:
+    """A decision, and a shadow."""
+    decided = ToScore(SimpleNamespace(name="shop"), unit, b"i" * 16, ("a",), (8, 1), lambda policy: b"")  # type: ignore[arg-type]
+    return decided, SimpleNamespace(name="s", share=share, policy=SimpleNamespace(digest="d"))
 
 
 def test_more_than_may_wait_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     waits = Waits(monkeypatch, most=3)
-    asked, decision_id, shadow = item()
-    waits.shadows.take([(asked, decision_id)] * 5, [shadow], SERVED)
+    decided, shadow = item()
+    waits.shadows.take([decided] * 5, [shadow], SERVED)
     assert len(waits.shadows._queue) == 3 and waits.shadows.left_out == 2
 
 
 def test_a_share_of_units_is_scored_always_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     waits = Waits(monkeypatch)
-    asked, decision_id, shadow = item(shares=0.3)
     for _ in range(2):
         for number in range(1_000):
-            asked.selection.unit_id = str(number)
-            waits.shadows.take([(asked, decision_id)], [shadow], SERVED)
+            decided, shadow = item(str(number), share=0.3)
+            waits.shadows.take([decided], [shadow], SERVED)
     # 1,000 units at 0.3: 4.9 standard deviations are 71.
     assert len(waits.shadows._queue) % 2 == 0 and abs(len(waits.shadows._queue) / 2 - 300) < 71
 
@@ -120,11 +118,7 @@ def test_a_shadow_that_fails_takes_nothing_with_it(monkeypatch: pytest.MonkeyPat
         raise ZeroDivisionError
 
     monkeypatch.setattr("serving.traffic.shadow._scores", fails)
-    asked, decision_id, shadow = item()
-    asked.selection.candidates = asked
-    asked.actions, asked.selection.slate_size = (), 1
-    shape: Callable[..., tuple[int, int]] = lambda *_: (8, 1)  # noqa: E731
-    asked.selection.rules.shapes = type("Shapes", (), {"of": staticmethod(shape)})
-    waits.shadows.take([(asked, decision_id)], [shadow], SERVED)
+    decided, shadow = item()
+    waits.shadows.take([decided], [shadow], SERVED)
     waits.shadows._turn()
     assert waits.shadows.left_out == 1 and "could not be scored" in caplog.text and not waits.framed

@@ -1,7 +1,8 @@
 """Experiments of a task on a server: what the log says of an arm, what clients are told, and who moves the shares."""
 
 import asyncio
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from protos.task import load_task
 from serving.client import AsyncPolicyClient, PolicyClient
 from serving.replay import replay_logs
 from serving.server import Server
+from serving.servicer import Servicer
 from serving.tasks import parse_rules
 from serving.traffic.keeper import TrafficKeeper
-from tests.serving.kit import promote, publish, records_of, serving_from
+from tests.serving.kit import native_only, promote, publish, records_of, serving_from
 from tests.serving.traffic_kit import MEMBER, SHOP, STRANGER, TRAFFIC, asked, experiments_of
 
 BASELINE_ARMS = ("holdout", "first/old")
@@ -101,6 +103,75 @@ def test_assign_tells_the_arm_of_select_and_logs_an_exposure(tmp_path: Path, ser
         (unit, f"exposure:shop:{a.arm}", a.arm_probability) for unit, a in zip(units, assigned, strict=True)
     ]
     assert len({s.event_id for s in signals}) == len(units)
+
+
+def assign(channel: grpc.Channel, request: AssignRequest) -> Any:
+    """A call in flight."""
+    return channel.unary_unary("/slateloop.v1.PolicyService/Assign").future(request.SerializeToString(), timeout=30)
+
+
+def test_exposures_of_calls_that_come_together_are_one_write_and_who_is_refused_spoils_it_for_nobody(server: Server) -> None:
+    writes: list[list[Event]] = []
+
+    def append(events: Sequence[Event]) -> None:
+        writes.append(list(events))
+
+    servicer = Servicer(server._engine, append_feedback=append, now_us=lambda: 1, latest_us=lambda: 1)
+    wrong = Context(packed=b"1", schema_digest="0" * 64)
+    requests = [AssignRequest(task="shop", unit_id=unit) for unit in ("a", "", "b", "c")]
+    first, unnamed, *others, foreign = servicer.assign_all([*requests, AssignRequest(task="shop", unit_id="d", context=wrong)])
+    assert [type(error).__name__ for error in (unnamed, foreign)] == ["RequestRefused"] * 2
+    assert all(isinstance(answer, bytes) and AssignResponse.FromString(answer).exposed for answer in (first, *others))
+    assert [[event.signal.unit_id for event in events] for events in writes] == [["a", "b", "c"]]
+
+
+def test_an_exposure_that_breaks_the_log_breaks_it_for_no_other(server: Server) -> None:
+    def append(events: Sequence[Event]) -> None:
+        if any(event.signal.unit_id == "poison" for event in events):
+            raise ZeroDivisionError
+
+    servicer = Servicer(server._engine, append_feedback=append, now_us=lambda: 1, latest_us=lambda: 1)
+    answers = servicer.assign_all([AssignRequest(task="shop", unit_id=unit) for unit in ("a", "poison", "b")])
+    assert [type(answer) for answer in answers] == [bytes, ZeroDivisionError, bytes]
+
+
+def test_an_arm_is_told_once_its_exposure_is_logged(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, free, append = threading.Event(), threading.Event(), server._feedback.append
+
+    def held(events: Sequence[Event]) -> Any:
+        begun.set()
+        assert free.wait(30)
+        return append(events)
+
+    monkeypatch.setattr(server._feedback, "append", held)
+    with grpc.insecure_channel(server.address) as channel:
+        call = assign(channel, AssignRequest(task="shop", unit_id="u"))
+        assert begun.wait(30) and not call.done()
+        free.set()
+        assert AssignResponse.FromString(call.result()).exposed
+
+
+def test_an_arm_whose_exposure_is_not_logged_is_not_told(server: Server) -> None:
+    guard, request = server._guards[FEEDBACK], AssignRequest(task="shop", unit_id="u")
+    guard.reason, guard._next_s = "log: full", float("inf")
+    with grpc.insecure_channel(server.address, options=[("grpc.enable_retries", 0)]) as channel:
+        refused = assign(channel, request)
+        assert refused.code() is grpc.StatusCode.UNAVAILABLE and "log: full" in refused.details()
+        guard.reason, guard._next_s = "", 0.0
+        assert AssignResponse.FromString(assign(channel, request).result()).exposed
+
+
+@native_only
+def test_both_fronts_assign_and_log_the_same_bytes(tmp_path: Path, tasks: Path, shop: TaskPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.server.now_us", lambda: 1_700_000_000_000_000)
+    requests = [AssignRequest(task="shop", unit_id=f"u{number}", sticky_arm="ranker/even" * (number % 2)) for number in range(40)]
+    found: dict[str, Any] = {}
+    for front in ("grpcio", "native"):
+        ensure_champion(Store(tmp_path / front / "store", "shop"), shop, now_us=1, actor="test")
+        with serving_from(tmp_path / front, tasks, front=front) as running, grpc.insecure_channel(running.address) as channel:
+            answers = [assign(channel, request).result() for request in requests]
+        found[front] = answers, [record.payload for record in records_of(tmp_path / front / "logs" / FEEDBACK)]
+    assert found["native"] == found["grpcio"] and len(found["native"][1]) == 40
 
 
 def test_both_clients_assign_by_context_and_keep_a_sticky_arm(server: Server) -> None:

@@ -36,12 +36,13 @@ pub async fn begin(request: Request<RecvStream>, mut respond: SendResponse<Bytes
         Ok(found) => found,
         Err(status) => return refuse(&mut respond, &status),
     };
-    if request.uri().path() != shared.limits.gathered {
-        let state = CallState::new(request.uri().path(), request.headers(), shared.clone());
+    let path = request.uri().path();
+    let Some(method) = shared.limits.gathered.iter().position(|gathered| gathered.path == path) else {
+        let state = CallState::new(path, request.headers(), shared.clone());
         tokio::spawn(converse(Arc::new(state), request.into_body(), messages, respond, ticket));
         return;
-    }
-    let mut reading = Box::pin(gather(request, messages, respond, ticket, shared.clone()));
+    };
+    let mut reading = Box::pin(gather(method, request, messages, respond, ticket, shared.clone()));
     // Mostly the whole call is here already, and no task is needed for it.
     let read = std::future::poll_fn(|context| Poll::Ready(reading.as_mut().poll(context).is_ready())).await;
     if !read {
@@ -79,8 +80,9 @@ fn admitted(headers: &HeaderMap, shared: &Arc<Shared>, connection: &Arc<()>) -> 
     Ok((Messages::new(encoding, limits.max_message_bytes), ticket))
 }
 
-/// Reads the message of a gathered call, and leaves it for Python.
+/// Reads the message of a gathered call, and leaves it for Python. `method`: its place among the gathered ones.
 async fn gather(
+    method: usize,
     request: Request<RecvStream>,
     mut messages: Messages,
     mut respond: SendResponse<Bytes>,
@@ -94,7 +96,7 @@ async fn gather(
     match in_time(&mut body, &mut messages, &mut ticket, &shared.limits).await {
         Ok(message) => {
             let reply = Reply::new(respond, ticket);
-            if shared.inbox.put(Waiting { message, arrived, deadline, metadata, reply }) {
+            if shared.inbox.put(method, Waiting { message, arrived, deadline, metadata, reply }) {
                 shared.arrived.notify_one();
             }
         }

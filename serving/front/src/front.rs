@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::listen::{bind, serve_all, Bound as Listening};
 use crate::python;
 use crate::reply::Answered;
-use crate::shared::{Limits, Shared};
+use crate::shared::{Gathered, Limits, Shared};
 use crate::tls::{Pem, Tls};
 
 /// Buckets (upper bound in seconds, how many lie in it or below) and sum of seconds.
@@ -36,12 +36,12 @@ pub struct Front {
 
 #[pymethods]
 impl Front {
+    /// `gathered`: path and largest batch of each method whose calls are answered together.
     #[new]
-    #[pyo3(signature = (*, gathered, most, max_message_bytes, max_metadata_bytes, max_concurrent_rpcs, deadline_cap_s, max_idle_s = 900.0, max_age_s = None, with_metadata))]
+    #[pyo3(signature = (*, gathered, max_message_bytes, max_metadata_bytes, max_concurrent_rpcs, deadline_cap_s, max_idle_s = 900.0, max_age_s = None, with_metadata))]
     #[allow(clippy::too_many_arguments)]
     fn new(
-        gathered: String,
-        most: usize,
+        gathered: Vec<(String, usize)>,
         max_message_bytes: usize,
         max_metadata_bytes: usize,
         max_concurrent_rpcs: usize,
@@ -53,8 +53,7 @@ impl Front {
         let (deadline_cap, max_idle) = (seconds("deadline_cap_s", deadline_cap_s)?, seconds("max_idle_s", max_idle_s)?);
         let max_age = max_age_s.map(|given| seconds("max_age_s", given)).transpose()?;
         let limits = Limits {
-            gathered,
-            most,
+            gathered: gathered.into_iter().map(|(path, most)| Gathered { path, most }).collect(),
             max_message_bytes,
             max_metadata_bytes,
             max_concurrent_rpcs,
@@ -105,8 +104,8 @@ impl Front {
     }
 
     /// Answers calls in this thread until the front has stopped; see python.rs for the two callables.
-    fn run(&self, py: Python<'_>, answer_all: &Bound<'_, PyAny>, begin: &Bound<'_, PyAny>) {
-        python::run(py, &self.shared, answer_all, begin);
+    fn run(&self, py: Python<'_>, answer_all: Vec<Bound<'_, PyAny>>, begin: &Bound<'_, PyAny>) {
+        python::run(py, &self.shared, &answer_all, begin);
     }
 
     /// Takes no more connections, lets running calls finish for `grace_s`, and closes. Returns when that is done.

@@ -10,7 +10,7 @@ use slateloop_wire::headers::Metadata;
 use crate::call_state::CallState;
 use crate::reply::Reply;
 
-/// A call of the gathered method that waits for its answer.
+/// A call of a gathered method that waits for its answer.
 pub struct Waiting {
     pub message: Bytes,
     pub arrived: Instant,
@@ -28,13 +28,26 @@ pub enum Other {
 /// What Python takes at once.
 #[derive(Default)]
 pub struct Taken {
-    pub waiting: Vec<Waiting>,
+    /// A batch of each gathered method, in their order; of a method that nobody called it is empty.
+    pub batches: Vec<Vec<Waiting>>,
     pub others: Vec<Other>,
 }
 
-#[derive(Default)]
-struct State {
+/// Calls of one gathered method, and how many are taken at once.
+struct Queue {
     waiting: VecDeque<Waiting>,
+    most: usize,
+}
+
+impl Queue {
+    fn batch(&mut self) -> Vec<Waiting> {
+        let count = self.most.min(self.waiting.len());
+        self.waiting.drain(..count).collect()
+    }
+}
+
+struct State {
+    queues: Vec<Queue>,
     others: Vec<Other>,
     /// The Python thread wants what there is, and nobody is about to hand it over.
     asks: bool,
@@ -45,26 +58,28 @@ struct State {
 
 impl State {
     fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.others.is_empty()
+        self.others.is_empty() && self.queues.iter().all(|queue| queue.waiting.is_empty())
     }
 }
 
 pub struct Inbox {
     state: Mutex<State>,
     come: Condvar,
-    most: usize,
 }
 
 impl Inbox {
-    /// `most`: calls of the gathered method that are taken at once.
-    pub fn new(most: usize) -> Self {
-        Inbox { state: Mutex::default(), come: Condvar::new(), most }
+    /// `most`: calls that are taken at once, of each gathered method.
+    pub fn new(most: impl Iterator<Item = usize>) -> Self {
+        let queues = most.map(|most| Queue { waiting: VecDeque::new(), most }).collect();
+        let state = State { queues, others: Vec::new(), asks: false, ready: false, closed: false };
+        Inbox { state: Mutex::new(state), come: Condvar::new() }
     }
 
-    /// Leaves a call. True: the Python thread asks for it, and the caller is the one to see to it that it is handed over.
-    pub fn put(&self, call: Waiting) -> bool {
+    /// Leaves a call of a gathered method, by its place among them. True: the Python thread asks for it, and the caller is the one to see to
+    /// it that it is handed over.
+    pub fn put(&self, method: usize, call: Waiting) -> bool {
         let mut state = self.lock();
-        state.waiting.push_back(call);
+        state.queues[method].waiting.push_back(call);
         std::mem::take(&mut state.asks)
     }
 
@@ -97,8 +112,8 @@ impl Inbox {
         if state.is_empty() {
             return (!state.closed).then(Taken::default);
         }
-        let count = self.most.min(state.waiting.len());
-        Some(Taken { waiting: state.waiting.drain(..count).collect(), others: std::mem::take(&mut state.others) })
+        let batches = state.queues.iter_mut().map(Queue::batch).collect();
+        Some(Taken { batches, others: std::mem::take(&mut state.others) })
     }
 
     /// Nothing more will come.

@@ -1,7 +1,8 @@
 //! The native front end of the server. Rust threads take HTTP/2 and gRPC; one Python thread answers, a batch of calls at a time.
 //!
-//! A call of the gathered method (Select) waits in the inbox until the Python thread comes back for more: so calls are decided together
-//! that arrived while the previous batch was being decided, and no clock makes anybody wait. Every other call is handed to Python by itself.
+//! A call of a gathered method (Select, Assign) waits in the inbox until the Python thread comes back for more: so calls are answered
+//! together that arrived while the batches before were being answered, and no clock makes anybody wait. Every other call is handed to Python
+//! by itself.
 
 mod bridge;
 mod call;

@@ -19,6 +19,9 @@ pub struct Item {
     pub span: Range<usize>,
 }
 
+/// A decision as Python hears of it, see `Plan::made`.
+type Made<'py> = (usize, Bound<'py, PyBytes>, Bound<'py, PyBytes>, Bound<'py, PyBytes>);
+
 /// A request id: where the caller's own lies, or the one that was drawn.
 pub enum RequestId {
     Own(Range<usize>),
@@ -156,6 +159,14 @@ impl Plan {
         Ok(())
     }
 
+    /// Of each decision that was made of a group: its row, its id, the unit, and the field `actions` of its candidates.
+    fn made<'py>(&self, py: Python<'py>, group: usize) -> PyResult<Vec<Made<'py>>> {
+        let state = self.state();
+        let found = state.groups.get(group).ok_or_else(|| PyValueError::new_err(format!("group: there is no {group}")))?;
+        let made = found.items.iter().enumerate().filter(|(_, decided)| state.responses[decided.item.place].is_some());
+        Ok(made.map(|(row, decided)| decided.told(py, row)).collect())
+    }
+
     /// Decisions that were made.
     #[getter]
     fn decided(&self) -> usize {
@@ -209,6 +220,12 @@ impl Item {
 }
 
 impl Decided {
+    fn told<'py>(&self, py: Python<'py>, row: usize) -> Made<'py> {
+        let request = &self.item.request;
+        let unit = &self.item.data(py)[request.unit.clone()];
+        (row, PyBytes::new(py, &self.id), PyBytes::new(py, unit), PyBytes::new(py, &request.listed.encoded))
+    }
+
     fn with<'a>(&'a self, data: &'a [u8], slots: &'a [Slot]) -> Decision<'a> {
         let request = &self.item.request;
         Decision {

@@ -12,17 +12,18 @@ use crate::inbox::{Other, Waiting};
 use crate::reply::{Answered, Outcome, Reply};
 use crate::shared::Shared;
 
-/// Answers until the inbox is closed. `answer_all(messages, waited_s, overdue, metadata)` gives bytes, or (code, message, trailers), for each
-/// message; `begin(call)` takes a call that is not gathered, and must not block.
-pub fn run(py: Python<'_>, shared: &Shared, answer_all: &Bound<'_, PyAny>, begin: &Bound<'_, PyAny>) {
+/// Answers until the inbox is closed. Of each gathered method there is one `answer_all(messages, waited_s, overdue, metadata)`, which gives
+/// bytes, or (code, message, trailers), for each message; `begin(call)` takes a call that is not gathered, and must not block.
+pub fn run(py: Python<'_>, shared: &Shared, answer_all: &[Bound<'_, PyAny>], begin: &Bound<'_, PyAny>) {
     while let Some(taken) = py.detach(|| shared.inbox.take(|| shared.arrived.notify_one())) {
         for other in taken.others {
             hear(py, other, begin);
         }
-        if !taken.waiting.is_empty() {
+        for (batch, answer_all) in taken.batches.into_iter().zip(answer_all) {
+            let Some(first) = batch.first() else { continue };
             let begun = Instant::now();
-            shared.stages.wait.record(begun.saturating_duration_since(taken.waiting[0].arrived));
-            let replies = answered(py, taken.waiting, answer_all, shared.limits.with_metadata);
+            shared.stages.wait.record(begun.saturating_duration_since(first.arrived));
+            let replies = answered(py, batch, answer_all, shared.limits.with_metadata);
             let at = Instant::now();
             shared.stages.answer.record(at - begun);
             // Nobody is left to send them where the I/O thread has ended.

@@ -13,13 +13,18 @@ use crate::stages::Stages;
 // As many messages of the largest size; of usual ones it is far more than run at once.
 const HELD_MESSAGES: usize = 16;
 
+/// A method whose calls are answered together: its path, and how many calls a batch of it has at most.
+#[derive(Clone, Debug)]
+pub struct Gathered {
+    pub path: String,
+    pub most: usize,
+}
+
 /// The limits of a front, as the server's own config names them.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Path of the method whose calls are answered together.
-    pub gathered: String,
-    /// Calls of one batch.
-    pub most: usize,
+    /// The methods whose calls are answered together.
+    pub gathered: Vec<Gathered>,
     pub max_message_bytes: usize,
     pub max_metadata_bytes: usize,
     pub max_concurrent_rpcs: usize,
@@ -53,7 +58,7 @@ pub struct Shared {
 
 impl Shared {
     pub fn new(limits: Limits, outbox: mpsc::UnboundedSender<Answered>) -> Self {
-        let inbox = Inbox::new(limits.most);
+        let inbox = Inbox::new(limits.gathered.iter().map(|method| method.most));
         let (arrived, stages) = (Notify::new(), Stages::default());
         Shared { limits, inbox, arrived, outbox, stages, running: AtomicUsize::new(0), held: AtomicUsize::new(0) }
     }
