@@ -42,7 +42,7 @@ test: $(STAMP)  ## the test suite, in two processes
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
 test-slow: $(STAMP)  ## the longer runs that `make test` leaves out
-	$(BIN)/python -m pytest -m slow
+	XLA_FLAGS= $(BIN)/python -m pytest -m slow
 
 fuzz: $(STAMP)  ## coverage-guided fuzzing of requests (read in every way), manifests and log records, a minute each (installs atheris into .bench/fuzz)
 	test -d .bench/fuzz || $(BIN)/python -m pip install --quiet --target .bench/fuzz --no-deps atheris
