@@ -150,11 +150,11 @@ class Engine:
         self._observer.batch(Observed(len(admitted), len(bodies), admitted_s - started_s, decided_s - admitted_s, appended_s - decided_s))
 
     def _leave_for_shadows(self, shadows: Shadows, admitted: Sequence[_Admitted], recorded: Sequence[Recorded]) -> None:
-        for made in recorded:
-            asked = admitted[made.place].asked
-            served = self._holders[asked.selection.rules.key].served
-            if made.fault is None and served.beside is not None and served.beside.shadows:
-                shadows.take([to_score(asked, made.body[DECISION_ID])], served.beside.shadows, served)
+        decided = [(admitted[made.place].asked.selection, made.body[DECISION_ID]) for made in recorded if made.fault is None]
+        for found in to_score(decided):
+            served = self._holders[found.rules.key].served
+            if served.beside is not None and served.beside.shadows:
+                shadows.take(found, served.beside.shadows, served)
 
     def _settle(self, item: _Admitted, made: Recorded, answers: list[Answer]) -> None:
         """Answers a request whose decision stands in the log, or that has none."""

@@ -154,8 +154,9 @@ class Planned:
         for place, (number, _, width, slots, rows) in enumerate(ready.groups):
             kept = ready.kept[number]
             if kept is not None and kept.served.beside is not None and kept.served.beside.shadows:
-                decided = _to_score(ready.plan.made(place), kept.rules, (width, slots), rows)
-                shadows.take(decided, kept.served.beside.shadows, kept.served)
+                made = ready.plan.made(place)
+                if made:
+                    shadows.take(_to_score(made, kept.rules, (width, slots), rows), kept.served.beside.shadows, kept.served)
 
     def _tell(self, number: int, holder: SnapshotHolder) -> None:
         """Tells the planner of a task if it is another than it was."""
@@ -286,16 +287,12 @@ def _runs(buckets: np.ndarray) -> list[tuple[int, int]]:
     return [(int(buckets[begin]), end - begin) for begin, end in itertools.pairwise(begins)]
 
 
-def _to_score(made: Sequence[tuple[int, bytes, bytes, bytes]], rules: TaskRules, shape: tuple[int, int], rows: bytes) -> list[ToScore]:
+def _to_score(made: Sequence[tuple[int, bytes, bytes, bytes]], rules: TaskRules, shape: tuple[int, int], rows: bytes) -> ToScore:
     """Decisions that were made of `rows`, as shadows are told them."""
-    layout = RowLayout(rules.context_size, shape[0], rules.feature_size)
-    size = 4 * layout.words
-    found = []
-    for row, decision_id, unit, encoded in made:
-        listed = _listed(encoded)
-        row_for = functools.partial(_row_for, rows[row * size : (row + 1) * size], listed, layout)
-        found.append(ToScore(rules, unit.decode(), decision_id, listed.actions, shape, row_for))
-    return found
+    places, ids, units, encoded = zip(*made, strict=True)
+    lists = [_listed(one) for one in encoded]
+    rows_for = functools.partial(_rows_for, rows, places, lists, RowLayout(rules.context_size, shape[0], rules.feature_size))
+    return ToScore(rules, shape, [unit.decode() for unit in units], ids, [listed.actions for listed in lists], rows_for)
 
 
 @functools.lru_cache(maxsize=KEPT_LISTS)
@@ -305,10 +302,12 @@ def _listed(encoded: bytes) -> CandidateList:
     return listed
 
 
-def _row_for(row: bytes, listed: CandidateList, layout: RowLayout, policy: LoadedPolicy) -> bytes:
-    """A row with the words that candidates have for this policy."""
-    start, end = 4 * layout.numbers, 4 * (layout.numbers + 3 * layout.width)
-    return row[:start] + listed.words(policy, layout.width) + row[end:]
+def _rows_for(rows: bytes, places: Sequence[int], lists: Sequence[CandidateList], layout: RowLayout, policy: LoadedPolicy) -> np.ndarray:
+    """Those of the rows at some places, with the words that their candidates have for this policy."""
+    found = np.frombuffer(rows, np.uint32).reshape(-1, layout.words)[list(places)]
+    words = b"".join([listed.words(policy, layout.width) for listed in lists])
+    found[:, layout.numbers : layout.numbers + 3 * layout.width] = np.frombuffer(words, np.uint32).reshape(len(lists), -1)
+    return found
 
 
 def _about(kept: _Kept) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import functools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,43 +20,58 @@ from bandits.requests import logged_draw_key
 from bandits.slates import ABSENT
 from protos.events_pb2 import ShadowScores
 from protos.framing import frame
-from serving.decide import Asked, draw_epoch, row_of
+from serving.decide import draw_epoch, row_of
 from serving.errors import LogUnavailable
 from serving.snapshots import Served
-from serving.tasks import TaskRules
+from serving.tasks import TaskKey, TaskRules
 from serving.traffic.beside import Shadowed, policy_of
 from serving.validate import Selection
 
 __all__ = ["Shadows", "ToScore", "to_score"]
 
 _logger = logging.getLogger(__name__)
-# Scored together at most: one bucket. Nobody waits for a score, so the thread waits for company.
+# Scored together, or as many as came together: one bucket. Nobody waits for a score, so the thread waits for company.
 _TOGETHER, _WAIT_S = 64, 0.05
 
 
 class ToScore(NamedTuple):
-    """A decision as a shadow sees it: the compiled `shape` (candidates, slots) that it was decided in, and its request as a row of words
-    for any policy."""
+    """Decisions of one task that were decided in one compiled `shape` (candidates, slots), as shadows see them: columns of n, and the
+    requests as rows of words u32[n, words] for any policy."""
 
     rules: TaskRules
-    unit_id: str
-    decision_id: bytes
-    actions: tuple[str, ...]
     shape: tuple[int, int]
-    row_for: Callable[[LoadedPolicy], bytes]
+    units: Sequence[str]
+    ids: Sequence[bytes]
+    actions: Sequence[tuple[str, ...]]
+    rows_for: Callable[[LoadedPolicy], np.ndarray]
+
+    @property
+    def layout(self) -> RowLayout:
+        """Of its rows."""
+        return RowLayout(self.rules.context_size, self.shape[0], self.rules.feature_size)
 
 
-def to_score(asked: Asked, decision_id: bytes) -> ToScore:
-    """The decision of a selection."""
-    selection, rules = asked.selection, asked.selection.rules
-    actions = selection.candidates.actions
-    shape = rules.shapes.of(len(actions), selection.slate_size)
-    return ToScore(rules, selection.unit_id, decision_id, actions, shape, functools.partial(_row, selection, decision_id, shape[0]))
+def to_score(decided: Sequence[tuple[Selection, bytes]]) -> list[ToScore]:
+    """Decisions of selections, each with its id."""
+    groups: dict[tuple[TaskKey, tuple[int, int]], list[tuple[Selection, bytes]]] = {}
+    for one in decided:
+        selection = one[0]
+        shape = selection.rules.shapes.of(len(selection.candidates.actions), selection.slate_size)
+        groups.setdefault((selection.rules.key, shape), []).append(one)
+    return [_as_columns(group, shape) for (_, shape), group in groups.items()]
 
 
-def _row(selection: Selection, decision_id: bytes, width: int, policy: LoadedPolicy) -> bytes:
-    layout = RowLayout(selection.rules.context_size, width, selection.rules.feature_size)
-    return row_of(selection, policy, _key(selection, decision_id), layout)
+def _as_columns(group: Sequence[tuple[Selection, bytes]], shape: tuple[int, int]) -> ToScore:
+    selections, ids = zip(*group, strict=True)
+    units, actions = [found.unit_id for found in selections], [found.candidates.actions for found in selections]
+    return ToScore(selections[0].rules, shape, units, ids, actions, functools.partial(_rows, group, shape[0]))
+
+
+def _rows(group: Sequence[tuple[Selection, bytes]], width: int, policy: LoadedPolicy) -> np.ndarray:
+    rules = group[0][0].rules
+    layout = RowLayout(rules.context_size, width, rules.feature_size)
+    rows = b"".join([row_of(selection, policy, _key(selection, decision_id), layout) for selection, decision_id in group])
+    return np.frombuffer(rows, np.uint32).reshape(len(group), layout.words)
 
 
 def _key(selection: Selection, decision_id: bytes) -> bytes:
@@ -70,11 +85,12 @@ def _key(selection: Selection, decision_id: bytes) -> bytes:
 
 
 class _Waiting(NamedTuple):
-    """A decision, and the shadow that is to be scored for it."""
+    """The shadow that is to be scored, and the decisions for which: those at some places among others."""
 
     name: str
     policy: LoadedPolicy
     decided: ToScore
+    places: Sequence[int]
 
 
 class Shadows:
@@ -84,22 +100,27 @@ class Shadows:
         """`append_framed(frame)` appends the records that `frame` makes for a time; `most`: decisions that may wait."""
         self._append_framed, self._most = append_framed, most
         self._queue: deque[_Waiting] = deque()
+        # Decisions that wait, and who counts them.
+        self._waiting, self._lock = 0, threading.Lock()
         self._stop = threading.Event()
         #: Scored, and left out because too many waited.
         self.scored = self.left_out = 0
         self._thread = threading.Thread(target=self._run, name="shadows", daemon=True)
         self._thread.start()
 
-    def take(self, decided: Iterable[ToScore], shadows: Sequence[Shadowed], served: Served) -> None:
+    def take(self, decided: ToScore, shadows: Sequence[Shadowed], served: Served) -> None:
         """Leaves decisions for later."""
-        for one in decided:
-            for shadow in shadows:
-                if shadow.share < 1 and uniform(f"shadow.{shadow.name}", one.unit_id) >= shadow.share:
-                    continue
-                if len(self._queue) >= self._most:
-                    self.left_out += 1
-                    continue
-                self._queue.append(_Waiting(shadow.name, policy_of(shadow.policy, served), one))
+        for shadow in shadows:
+            places: Sequence[int] = range(len(decided.ids))
+            if shadow.share < 1:
+                places = [at for at in places if uniform(f"shadow.{shadow.name}", decided.units[at]) < shadow.share]
+            with self._lock:
+                room = max(self._most - self._waiting, 0)
+                self.left_out += max(len(places) - room, 0)
+                places = places[:room]
+                self._waiting += len(places)
+            if places:
+                self._queue.append(_Waiting(shadow.name, policy_of(shadow.policy, served), decided, places))
 
     def close(self) -> None:
         """Scores what waits, and ends."""
@@ -108,46 +129,55 @@ class Shadows:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            if len(self._queue) < _TOGETHER:
+            if self._waiting < _TOGETHER:
                 self._stop.wait(_WAIT_S)
             self._turn()
         while self._queue:
             self._turn()
 
     def _turn(self) -> None:
-        taken = [self._queue.popleft() for _ in range(min(len(self._queue), _TOGETHER))]
         # A snapshot is of one task.
         groups: dict[tuple[str, str, tuple[int, int]], list[_Waiting]] = {}
-        for item in taken:
+        for item in self._taken():
             groups.setdefault((item.name, item.policy.digest, item.decided.shape), []).append(item)
-        for (name, _, _), group in groups.items():
+        for group in groups.values():
+            count = sum(len(item.places) for item in group)
             try:
-                scores = _scores(group[0], [item.decided for item in group])
-                self._append_framed(functools.partial(_framed, scores))
-                self.scored += len(group)
+                self._append_framed(functools.partial(_framed, _scores(group)))
+                self.scored += count
             except LogUnavailable:
-                self.left_out += len(group)
+                self.left_out += count
             except Exception:
                 # A shadow must not take anything with it.
-                self.left_out += len(group)
-                _logger.exception("shadow %s of task %s could not be scored", name, group[0].decided.rules.name)
+                self.left_out += count
+                _logger.exception("shadow %s of task %s could not be scored", group[0].name, group[0].decided.rules.name)
+
+    def _taken(self) -> list[_Waiting]:
+        """What waits, up to as many decisions as are scored together."""
+        taken: list[_Waiting] = []
+        count = 0
+        while self._queue and count < _TOGETHER:
+            taken.append(self._queue.popleft())
+            count += len(taken[-1].places)
+        with self._lock:
+            self._waiting -= count
+        return taken
 
 
-def _scores(shadow: _Waiting, decided: Sequence[ToScore]) -> ShadowScores:
-    """What the shadow would have done; all of one task and shape."""
-    policy, rules, (width, slots) = shadow.policy, shadow.decided.rules, shadow.decided.shape
-    layout = RowLayout(rules.context_size, width, rules.feature_size)
-    rows = b"".join([one.row_for(policy) for one in decided])
-    outputs = policy.decide_rows(np.frombuffer(rows, np.uint32).reshape(len(decided), layout.words), layout=layout, slots=slots)
-    slates = outputs.slates.tolist()
-    actions = ["" if place == ABSENT else one.actions[place] for one, slate in zip(decided, slates, strict=True) for place in slate]
+def _scores(group: Sequence[_Waiting]) -> ShadowScores:
+    """What a shadow would have done; all of one shadow and shape."""
+    (name, policy, decided, _), slots = group[0], group[0].decided.shape[1]
+    rows = np.concatenate([item.decided.rows_for(policy)[list(item.places)] for item in group])
+    outputs = policy.decide_rows(rows, layout=decided.layout, slots=slots)
+    named = [item.decided.actions[at] for item in group for at in item.places]
+    actions = ["" if at == ABSENT else own[at] for own, slate in zip(named, outputs.slates.tolist(), strict=True) for at in slate]
     return ShadowScores(
-        tenant=rules.tenant,
-        task=rules.name,
-        name=shadow.name,
+        tenant=decided.rules.tenant,
+        task=decided.rules.name,
+        name=name,
         policy=policy.manifest.policy,
         snapshot_digest=policy.digest,
-        decision_ids=b"".join([one.decision_id for one in decided]),
+        decision_ids=b"".join([item.decided.ids[at] for item in group for at in item.places]),
         slots=outputs.slates.shape[1],
         actions=actions,
         numerators=outputs.numerators.astype("<u4").tobytes(),

@@ -88,17 +88,21 @@ class Waits:
         self.shadows = Shadows(lambda framed: self.framed.append(framed(5)), **about)
 
 
-def item(unit: str = "u", share: float = 1.0) -> tuple[ToScore, Any]:
-    """A decision, and a shadow."""
-    decided = ToScore(SimpleNamespace(name="shop"), unit, b"i" * 16, ("a",), (8, 1), lambda policy: b"")  # type: ignore[arg-type]
+def item(unit: str = "u", share: float = 1.0, count: int = 1) -> tuple[ToScore, Any]:
+    """Decisions of one unit, and a shadow."""
+    rules: Any = SimpleNamespace(name="shop")
+    decided = ToScore(rules, (8, 1), [unit] * count, [b"i" * 16] * count, [("a",)] * count, lambda policy: np.zeros((count, 1), np.uint32))
     return decided, SimpleNamespace(name="s", share=share, policy=SimpleNamespace(digest="d"))
 
 
 def test_more_than_may_wait_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     waits = Waits(monkeypatch, most=3)
-    decided, shadow = item()
-    waits.shadows.take([decided] * 5, [shadow], SERVED)
-    assert len(waits.shadows._queue) == 3 and waits.shadows.left_out == 2
+    for count in (2, 2, 1):
+        decided, shadow = item(count=count)
+        waits.shadows.take(decided, [shadow], SERVED)
+    assert waits.shadows._waiting == 3 and waits.shadows.left_out == 2
+    waits.shadows._taken()
+    assert waits.shadows._waiting == 0
 
 
 def test_a_share_of_units_is_scored_always_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +110,7 @@ def test_a_share_of_units_is_scored_always_the_same(monkeypatch: pytest.MonkeyPa
     for _ in range(2):
         for number in range(1_000):
             decided, shadow = item(str(number), share=0.3)
-            waits.shadows.take([decided], [shadow], SERVED)
+            waits.shadows.take(decided, [shadow], SERVED)
     # 1,000 units at 0.3: 4.9 standard deviations are 71.
     assert len(waits.shadows._queue) % 2 == 0 and abs(len(waits.shadows._queue) / 2 - 300) < 71
 
@@ -119,6 +123,6 @@ def test_a_shadow_that_fails_takes_nothing_with_it(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("serving.traffic.shadow._scores", fails)
     decided, shadow = item()
-    waits.shadows.take([decided], [shadow], SERVED)
+    waits.shadows.take(decided, [shadow], SERVED)
     waits.shadows._turn()
     assert waits.shadows.left_out == 1 and "could not be scored" in caplog.text and not waits.framed
