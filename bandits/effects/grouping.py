@@ -13,7 +13,7 @@ import pyarrow as pa
 __all__ = ["Groups", "grouped"]
 
 # Rows that are looked at together, so that what is made of them stays in the cache.
-_BLOCK = 1 << 15
+_BLOCK = 1 << 16
 # Bytes of a number that are used: 48 bits are a whole number as float64, too.
 _BYTES = 6
 # Odd constants of 64 bits with about half their bits set (Steele, Lea, Flood 2014, SplitMix).
@@ -37,7 +37,8 @@ def grouped(columns: Sequence[np.ndarray], *, rows: int) -> Groups:
     if not columns:
         return Groups(np.zeros(1, np.int64), np.zeros(rows, np.int64))
     if len(columns) == 1:
-        return _groups(_bits(columns[0]))
+        (values,) = columns
+        return _groups(_bits(values) if values.dtype == np.float64 else values)
     for salt in range(9):
         groups = _groups(_hashes(columns, salt) if salt else _weighed(columns))
         if len(groups.first) == rows or all(_constant(values, groups) for values in columns):
@@ -46,7 +47,7 @@ def grouped(columns: Sequence[np.ndarray], *, rows: int) -> Groups:
 
 
 def _groups(numbers: np.ndarray) -> Groups:
-    """Groups of equal numbers u64[n]."""
+    """Groups of equal whole numbers [n]."""
     encoded = pa.array(numbers).dictionary_encode()
     code = encoded.indices.to_numpy().astype(np.int64)
     return Groups(_firsts(code, len(encoded.dictionary)), code)
@@ -100,12 +101,14 @@ def _small(values: np.ndarray) -> np.ndarray | None:
 
 
 def _numbers(packed: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """Bytes u8[n] side by side, six to a number of 64 bits."""
+    """Bytes u8[n] side by side, six to a number of 64 bits; where four are left, to one of 32."""
     for at in range(0, len(packed), _BYTES):
-        table = np.zeros((len(packed[at]), 8), np.uint8)
-        for place, values in enumerate(packed[at : at + _BYTES]):
+        chosen = packed[at : at + _BYTES]
+        size = 4 if len(chosen) <= 4 else 8
+        table = np.zeros((len(chosen[0]), size), np.uint8)
+        for place, values in enumerate(chosen):
             table[:, place] = values
-        yield table.view("<u8").ravel()
+        yield table.view(f"<u{size}").ravel()
 
 
 def _constant(values: np.ndarray, groups: Groups) -> bool:

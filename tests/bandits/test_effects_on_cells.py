@@ -208,8 +208,8 @@ def test_two_different_rows_of_one_hash_are_told_apart(monkeypatch: pytest.Monke
 def test_small_whole_numbers_are_told_apart_as_by_a_sort(ranges: list[tuple[int, int]], kind: type) -> None:
     rng = np.random.default_rng(7)
     few = [rng.integers(low, high, 40, endpoint=True) for low, high in ranges]
-    columns = [values[rng.integers(0, 40, 40_000) if len(ranges) < 9 else np.arange(40_000) % 40].astype(kind) for values in few]
-    groups = grouped(columns, rows=40_000)
+    columns = [values[rng.integers(0, 40, 70_000) if len(ranges) < 9 else np.arange(70_000) % 40].astype(kind) for values in few]
+    groups = grouped(columns, rows=70_000)
     _, first, code = np.unique(np.stack(columns), axis=1, return_index=True, return_inverse=True)
     np.testing.assert_array_equal(np.sort(first), groups.first)
     np.testing.assert_array_equal(first[code.ravel()], groups.first[groups.code])
