@@ -14,7 +14,7 @@ from bandits.effects.plain import Column, factor, plain
 from bandits.errors import ExperimentError
 from protos import config
 
-__all__ = ["as_factor", "column"]
+__all__ = ["as_factor", "bases", "column"]
 
 _FUNCTIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float, bool]] = {"log": (np.log, 0.0, False), "sqrt": (np.sqrt, 0.0, True)}
 _CALL = re.compile(r"(\w+)\((.+)\)")
@@ -39,6 +39,18 @@ def column(table: pa.Table, term: str, *, role: str) -> Column:
     if call and call[1] in _FUNCTIONS:
         return _applied(_numbers(table, call[2].strip(), role=role), call[1], term, role=role)
     raise ExperimentError(f"{role}: the table has no column {term!r}; {config.nearest(term, table.column_names)}")
+
+
+def bases(term: str, names: Sequence[str]) -> frozenset[str]:
+    """The columns that a term is made of; `names` are those of the table."""
+    if term in names:
+        return frozenset([term])
+    if ":" in term:
+        return frozenset().union(*(bases(part.strip(), names) for part in term.split(":")))
+    if power := _POWER.fullmatch(term):
+        return bases(power[1].strip(), names)
+    call = _CALL.fullmatch(term)
+    return bases(call[2].strip(), names) if call else frozenset([term])
 
 
 def as_factor(numbers: Column, *, role: str) -> Column:

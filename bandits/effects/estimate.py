@@ -23,14 +23,15 @@ __all__ = [
     "cells_of",
     "check_arms",
     "check_outcome",
+    "clusters_of_arms",
     "compressed",
     "equations_of",
     "fitted",
     "segments_of",
 ]
 
-#: The column of what was received, among the columns and the outcomes of the cells.
-RECEIVED = "received"
+#: What was received, among the columns and the outcomes of the cells; no term of a config reads so.
+RECEIVED = "(received)"
 # A factor of more levels is taken out of the regression, so that no matrix grows with them.
 _MANY_LEVELS = 256
 # A dense matrix of normal equations of so many columns takes 200 MB.
@@ -203,6 +204,15 @@ def check_arms(experiment: Experiment, cells: Cells) -> None:
         raise ExperimentError(f"treatment: only {present} among the rows that are used; an effect needs the control and another arm")
 
 
+def clusters_of_arms(experiment: Experiment, cells: Cells) -> dict[str, int]:
+    """How many clusters each arm has; none where there are no clusters."""
+    parts = cells.clustered
+    if parts is None:
+        return {}
+    arms, names = cells.columns[""], experiment.arms.levels or ()
+    return {names[code]: len(np.unique(parts.cluster[arms[parts.cell] == code])) for code in np.unique(arms)}
+
+
 def check_outcome(cells: Cells, name: str) -> None:
     """The outcome varies. Raises ExperimentError."""
     sums = cells.sums[name]
@@ -212,6 +222,8 @@ def check_outcome(cells: Cells, name: str) -> None:
 
 def _check(experiment: Experiment, cells: Cells, names: Sequence[str]) -> None:
     check_arms(experiment, cells)
+    if set(clusters_of_arms(experiment, cells).values()) == {1}:
+        raise ExperimentError("cluster: each arm is one cluster, which says nothing of the error; name the column that was assigned by")
     for name in names:
         check_outcome(cells, name)
     covariates = [each._replace(values=cells.columns[name]) for name, each in experiment.covariates.items()]

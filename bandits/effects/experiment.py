@@ -10,11 +10,13 @@ import pyarrow as pa
 from bandits.effects.columns import as_factor, column
 from bandits.effects.config import EffectsFile
 from bandits.effects.plain import Column, coded
-from bandits.effects.sample import arms_of
+from bandits.effects.sample import arms_of, check_before
 from bandits.errors import ExperimentError
 
 __all__ = ["Experiment", "binned", "experiment_of"]
 
+# What the regression names itself, beside the arms.
+_OWN = ("", "intercept")
 # A segment by a number with more values than this is cut into quarters.
 _MOST_VALUES = 12
 # Segments of more levels are no table that anybody reads.
@@ -41,13 +43,15 @@ def experiment_of(table: pa.Table, file: EffectsFile) -> Experiment:
     arms, control = arms_of(table, file.treatment, file.control)
     if not file.outcomes:
         raise ExperimentError("outcomes: none is named; name a column of numbers")
+    check_before(table, {"covariates": file.covariates, "modifiers": file.modifiers}, treatment=file.treatment, outcomes=file.outcomes)
+    taken = (*(arms.levels or ()), *_OWN)
     return Experiment(
         rows=table.num_rows,
         arms=arms,
         control=control,
         outcomes={name: _outcome(table, name) for name in file.outcomes},
-        covariates=_covariates(table, file, file.covariates, role="covariates"),
-        modifiers=_covariates(table, file, file.modifiers, role="modifiers"),
+        covariates={_told_apart(term, taken): column(table, term, role="covariates") for term in file.covariates},
+        modifiers={_told_apart(term, taken): column(table, term, role="modifiers") for term in file.modifiers},
         segments={name: _segment(column(table, name, role="segments")) for name in file.segments},
         weight=None if file.weights is None else _weight(table, file.weights.column, kind=file.weights.kind),
         cluster=None if file.cluster is None else coded(table, file.cluster, role="cluster"),
@@ -80,11 +84,9 @@ def _outcome(table: pa.Table, name: str, *, role: str = "outcomes") -> Column:
     return found
 
 
-def _covariates(table: pa.Table, file: EffectsFile, terms: Sequence[str], *, role: str) -> dict[str, Column]:
-    for term in terms:
-        if term in (file.treatment, *file.outcomes):
-            raise ExperimentError(f"{role}: {term!r} is the treatment or an outcome; a covariate is measured before the treatment")
-    return {term: column(table, term, role=role) for term in terms}
+def _told_apart(term: str, taken: Sequence[str]) -> str:
+    """A covariate's name in the regression: its term, unless an arm or the intercept has that name."""
+    return f"{term} (covariate)" if term in taken else term
 
 
 def _segment(found: Column) -> Column:

@@ -127,7 +127,7 @@ def fit(
         )
     back = design.raw()
     fitted = (design.matrix if regressors is None else regressors) @ b
-    clusters = 0 if cells.clustered is None else int(np.count_nonzero(np.bincount(cells.clustered.cluster)))
+    clusters = 0 if cells.clustered is None else len(cells.clustered.starts) - 1
     scaled = {kind: _meat(kind, equations, cells, outcome, fitted) * _factor(kind, rows, p, clusters) for kind in errors}
     outer = back @ equations.bread
     return Fit(
@@ -176,17 +176,13 @@ def _scores(design: Design, cells: Cells, outcome: str, fitted: np.ndarray) -> n
     parts = cells.clustered
     if parts is None:
         raise ExperimentError("errors: `cluster` asks for a column of clusters; name it under `cluster`")
-    present = np.bincount(parts.cluster) > 0
-    count = int(present.sum())
+    starts = parts.starts
+    count = len(starts) - 1
     if count < 2:
         raise ExperimentError("cluster: all rows are of one cluster, which says nothing of the error; name a column with many")
     sums = parts.sums[outcome]
     residual = sums.weight * (sums.mean - fitted[parts.cell])
-    places = (np.cumsum(present) - 1)[parts.cluster]
-    # Parts side by side by cluster: as a change of format this is a count and a copy, where building from places would sort them too.
-    by_part = scipy.sparse.csr_array((residual, places, np.arange(len(residual) + 1)), shape=(len(residual), count))
-    ordered = by_part.tocsc()
-    scores = scipy.sparse.csr_array((ordered.data, parts.cell[ordered.indices], ordered.indptr), shape=(count, cells.size)) @ design.matrix
+    scores = scipy.sparse.csr_array((residual, parts.cell, starts), shape=(count, cells.size)) @ design.matrix
     return scores.toarray() if scipy.sparse.issparse(scores) else scores
 
 

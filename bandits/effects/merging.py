@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from bandits.effects.cells import Cells, Clustered, Groups, Sums, grouped
+from bandits.effects.cells import Cells, Clustered, Sums
+from bandits.effects.grouping import Groups, grouped
 
 __all__ = ["merged", "merged_all"]
 
@@ -57,4 +58,4 @@ def _clustered(groups: Groups, one: Cells, other: Cells) -> Clustered | None:
     cluster = np.concatenate([one.clustered.cluster, other.clustered.cluster])
     parts = grouped([cell, cluster], rows=len(cell))
     sums = _all_outcomes(parts, one.clustered.sums, other.clustered.sums)
-    return Clustered(cell[parts.first], cluster[parts.first], sums)
+    return Clustered(cell[parts.first], cluster[parts.first], sums).ordered()

@@ -9,7 +9,7 @@ import pyarrow as pa
 from bandits.effects.beside import bootstrap_lines, check_beside, path_lines
 from bandits.effects.cells import Cells
 from bandits.effects.config import EffectsFile
-from bandits.effects.estimate import Fitted, check_arms, check_outcome, compressed, fitted, segments_of
+from bandits.effects.estimate import Fitted, check_arms, check_outcome, clusters_of_arms, compressed, fitted, segments_of
 from bandits.effects.experiment import Experiment, binned, experiment_of
 from bandits.effects.fit import Dropped
 from bandits.effects.received import received_line
@@ -103,19 +103,10 @@ def _doubts(experiment: Experiment, file: EffectsFile, cells: Cells) -> list[str
             found.append(f"arm {arm!r} has {rows} rows only: robust errors of so few are too small; homoskedastic ones hold better")
         if rows == 0:
             found.append(f"arm {arm!r} has no row with all values, so no effect")
-    for arm, count in _clusters(experiment, cells).items():
+    for arm, count in clusters_of_arms(experiment, cells).items():
         if count < _FEW_CLUSTERS:
             found.append(f"arm {arm!r} has {count} clusters: errors of fewer than {_FEW_CLUSTERS} are too small")
     return found
-
-
-def _clusters(experiment: Experiment, cells: Cells) -> dict[str, int]:
-    """How many clusters each arm has; none where there are no clusters."""
-    parts = cells.clustered
-    if parts is None:
-        return {}
-    arms, names = cells.columns[""], experiment.arms.levels or ()
-    return {names[code]: len(np.unique(parts.cluster[arms[parts.cell] == code])) for code in np.unique(arms)}
 
 
 def _effects(experiment: Experiment, file: EffectsFile, found: Fitted, name: str) -> dict[str, Any]:

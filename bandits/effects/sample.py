@@ -1,17 +1,17 @@
 """The rows of a table that an analysis can use, and an account of those that it cannot. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from bandits.effects.columns import as_factor, column
+from bandits.effects.columns import as_factor, bases, column
 from bandits.effects.plain import Column
 from bandits.errors import ExperimentError
 from protos import config
 
-__all__ = ["Sample", "arm_named", "arms_of", "check_overlap", "complete", "control_of"]
+__all__ = ["Sample", "arm_named", "arms_of", "check_before", "check_overlap", "complete", "control_of"]
 
 
 class Sample(NamedTuple):
@@ -75,6 +75,21 @@ def arm_named(given: object, names: Sequence[str]) -> str | None:
     except ValueError:
         return None
     return word if word in names else None
+
+
+def check_before(table: pa.Table, covariates: Mapping[str, Sequence[str]], *, treatment: str, outcomes: Iterable[str]) -> None:
+    """No outcome is the treatment, and no covariate is made of either; `covariates` are terms by role. Raises ExperimentError."""
+    after = {treatment}
+    for outcome in outcomes:
+        if treatment in bases(outcome, table.column_names):
+            raise ExperimentError(f"outcomes: {outcome!r} is the treatment itself; name what it may have changed")
+        after |= bases(outcome, table.column_names)
+    for role, terms in covariates.items():
+        for term in terms:
+            if after & bases(term, table.column_names):
+                raise ExperimentError(
+                    f"{role}: {term!r} is the treatment or an outcome; name what is measured before the treatment and known at the time"
+                )
 
 
 def check_overlap(arms: np.ndarray, names: Sequence[str], covariates: Sequence[Column]) -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from bandits.effects.columns import column
 from bandits.effects.plain import Column, coded
-from bandits.effects.sample import Sample, arm_named, arms_of, check_overlap, complete
+from bandits.effects.sample import Sample, arm_named, arms_of, check_before, check_overlap, complete
 from bandits.errors import ExperimentError
 from bandits.personalise.config import PersonaliseFile
 from bandits.personalise.encoding import Encoding, encoding_of
@@ -116,9 +116,7 @@ def _numbers(table: pa.Table, name: str, *, role: str) -> Column:
 
 
 def _covariates(table: pa.Table, file: PersonaliseFile) -> dict[str, Column]:
-    for term in file.covariates:
-        if term in (file.treatment, *file.outcomes):
-            raise ExperimentError(f"covariates: {term!r} is the treatment or an outcome; a policy knows only what was known before")
+    check_before(table, {"covariates": file.covariates}, treatment=file.treatment, outcomes=file.outcomes)
     if not file.covariates:
         raise ExperimentError("covariates: none is named; a personalised policy needs something to go by")
     return {term: column(table, term, role="covariates") for term in file.covariates}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -15,6 +16,8 @@ _PARQUET = (".parquet", ".pq")
 _NULLS = ["", "nan", "NaN"]
 # Bytes of a file whose first line tells what separates its columns.
 _FIRST = 1 << 16
+# A number with a decimal comma, which files by semicolon have.
+_DECIMAL_COMMA = r"^\s*[+-]?[0-9]+(,[0-9]+)?\s*$"
 _CONVERTED = pyarrow.csv.ConvertOptions(null_values=_NULLS, strings_can_be_null=True)
 
 
@@ -38,11 +41,12 @@ def read_table(path: Path, *, header: bool = True) -> pa.Table:
 def _read_csv(path: Path, *, header: bool) -> pa.Table:
     separator = _separator(path)
     try:
-        return pyarrow.csv.read_csv(
+        table = pyarrow.csv.read_csv(
             path, read_options=_reading(header), parse_options=pyarrow.csv.ParseOptions(delimiter=separator), convert_options=_CONVERTED
         )
     except pa.ArrowInvalid:
-        return _read_whole(path, separator, header=header)
+        table = _read_whole(path, separator, header=header)
+    return _without_commas(table) if separator == ";" else table
 
 
 def _separator(path: Path) -> str:
@@ -50,6 +54,15 @@ def _separator(path: Path) -> str:
     with pa.input_stream(str(path)) as stream:
         line = stream.read(_FIRST).split(b"\n", 1)[0]
     return next((each for each in (",", ";", "\t", "|") if each.encode() in line), ",")
+
+
+def _without_commas(table: pa.Table) -> pa.Table:
+    """Words that are all numbers with decimal commas, as numbers."""
+    for place, (name, values) in enumerate(zip(table.column_names, table.columns, strict=True)):
+        if pa.types.is_string(values.type) and pc.all(pc.match_substring_regex(values, _DECIMAL_COMMA)).as_py():
+            points = pc.replace_substring(pc.utf8_trim_whitespace(values), ",", ".")
+            table = table.set_column(place, name, points.cast(pa.float64()))
+    return table
 
 
 def _read_whole(path: Path, separator: str, *, header: bool) -> pa.Table:

@@ -148,6 +148,22 @@ def test_a_collinear_covariate_is_left_out_by_name(tmp_path: Path) -> None:
     assert effects(tmp_path, config)["y"]["dropped_columns"] == [{"column": "months", "because": "collinear", "of": ["age"]}]
 
 
+def test_a_covariate_may_have_the_name_of_an_arm_or_of_the_intercept(tmp_path: Path) -> None:
+    table, noise = made_up(), np.random.default_rng(3).normal(size=(3, 600))
+    config = {"treatment": "arm", "control": "control", "outcomes": "y", "received": "z", "segments": "place"}
+    for at, names in enumerate((["call", "control", "intercept"], ["a", "b", "c"])):
+        strange = table
+        for name, values in zip(names, noise, strict=True):
+            strange = strange.append_column(name, pa.array(values))
+        found = effects(tmp_path, config | {"data": write(tmp_path, strange), "covariates": names, "modifiers": names[0]})["y"]
+        figures = [found["effects"], found["means"], found["received"]["effect"], found["received"]["first_stage_f"]]
+        figures += [[line["effect"] for line in found[kind]] for kind in ("coefficients", "interactions")]
+        if at == 0:
+            wanted = figures
+            assert {"intercept", *(f"{name} (covariate)" for name in names)} <= {line["arm"] for line in found["coefficients"]}
+    assert figures == wanted
+
+
 def test_means_under_each_arm_are_predictions_averaged_over_all_rows(tmp_path: Path) -> None:
     table = made_up()
     config = {
@@ -299,6 +315,16 @@ BAD: list[tuple[str, pa.Table, dict[str, Any], list[str]]] = [
     ("no overlap of numbers", replaced(TABLE, "age", 50.0 * (ARM == "call")), {"covariates": "age"}, ["no overlap", "'age'"]),
     ("a covariate that is the arm", replaced(TABLE, "age", (ARM == "call") * 1.0), {"covariates": "age"}, ["'age'", "call"]),
     ("the treatment as covariate", TABLE, {"covariates": "arm"}, ["covariates", "'arm' is the treatment"]),
+    ("a term of the treatment as covariate", TABLE, {"covariates": "C(arm)"}, ["covariates", "'C(arm)' is the treatment"]),
+    ("a term of an outcome as modifier", TABLE, {"modifiers": "age:y"}, ["modifiers", "'age:y' is the treatment or an outcome"]),
+    ("the outcome of a term as covariate", TABLE, {"outcomes": "y^2", "covariates": "y"}, ["covariates", "'y' is the treatment or an"]),
+    (
+        "the treatment as outcome",
+        replaced(TABLE, "arm", (ARM == "call") * 1.0),
+        {"outcomes": "arm"},
+        ["outcomes", "'arm' is the treatment"],
+    ),
+    ("a cluster an arm", TABLE, {"cluster": "arm"}, ["cluster", "each arm is one cluster"]),
     ("an unknown column", TABLE, {"covariates": "agee"}, ["covariates", "did you mean `age`"]),
     ("an unknown key", TABLE, {"outcome": "y"}, ["outcome", "did you mean `outcomes`"]),
     ("an unknown control", TABLE, {"control": "contrl"}, ["control", "did you mean `control`"]),

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from bandits.effects.bootstrap import bootstrapped, bootstrapped_clusters
-from bandits.effects.cells import compress, grouped
+from bandits.effects.cells import compress
 from bandits.effects.design import assembled, factor_part, intercept, number_part
 from bandits.effects.fit import ErrorKind, Fit, fit, normal
+from bandits.effects.grouping import grouped
 from bandits.effects.ridge_path import ridge_path
 from bandits.errors import ExperimentError
 from tests.bandits.effects_reference import regression
@@ -182,12 +183,52 @@ def test_rows_are_grouped_as_unique_rows_are_and_zero_has_one_sign() -> None:
 
 
 def test_two_different_rows_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bandits.effects import cells
+    from bandits.effects import grouping
 
-    honest = cells._hashes
-    monkeypatch.setattr(cells, "_weighed", lambda columns: np.zeros(N, np.uint64))
-    monkeypatch.setattr(cells, "_hashes", lambda columns, salt: np.zeros(N, np.uint64) if salt == 1 else honest(columns, salt))
+    honest = grouping._hashes
+    monkeypatch.setattr(grouping, "_weighed", lambda columns: np.zeros(N, np.uint64))
+    monkeypatch.setattr(grouping, "_hashes", lambda columns, salt: np.zeros(N, np.uint64) if salt == 1 else honest(columns, salt))
     assert len(grouped([YEAR, CODES], rows=N).first) == 24
+
+
+# Ranges of whole numbers: bits that share bytes, bytes that share a number, more than one number holds, signs, and nothing at all.
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        [(0, 1)] * 20,
+        [(0, 5)] * 4,
+        [(-128, 127), (-1, 0), (100, 127)],
+        [(-7, 8)] * 3 + [(0, 200)],
+        [(0, 100)] * 15,
+        [(3, 3), (0, 1)],
+        [(5, 5), (0, 0)],
+    ],
+)
+@pytest.mark.parametrize("kind", [np.float64, np.int32])
+def test_small_whole_numbers_are_told_apart_as_by_a_sort(ranges: list[tuple[int, int]], kind: type) -> None:
+    rng = np.random.default_rng(7)
+    few = [rng.integers(low, high, 40, endpoint=True) for low, high in ranges]
+    columns = [values[rng.integers(0, 40, 70_000) if len(ranges) < 9 else np.arange(70_000) % 40].astype(kind) for values in few]
+    groups = grouped(columns, rows=70_000)
+    _, first, code = np.unique(np.stack(columns), axis=1, return_index=True, return_inverse=True)
+    np.testing.assert_array_equal(np.sort(first), groups.first)
+    np.testing.assert_array_equal(first[code.ravel()], groups.first[groups.code])
+
+
+def test_a_column_that_is_small_and_whole_in_its_first_rows_only_is_told_apart() -> None:
+    rows = 70_000
+    columns = [np.zeros(rows), np.arange(rows) % 2.0]
+    columns[0][-3:] = 0.5, 300.0, 1e300
+    assert len(grouped(columns, rows=rows).first) == 5
+
+
+def test_parts_of_cells_come_by_cluster_however_many_there_are() -> None:
+    rng = np.random.default_rng(5)
+    cluster, x = rng.permutation(np.repeat(np.arange(140_000), 2)), rng.integers(0, 2, 280_000)
+    parts = compress({"x": x}, {"y": rng.normal(size=280_000)}, cluster=cluster).clustered
+    assert parts is not None
+    np.testing.assert_array_equal(parts.cluster[parts.starts[:-1]], np.arange(140_000))
+    assert parts.sums["y"].weight.sum() == 280_000
 
 
 @pytest.mark.parametrize("large", [1e300, 2.0**60, np.inf])

@@ -281,6 +281,7 @@ BAD: list[tuple[str, pa.Table, dict[str, Any], list[str]]] = [
         ["covariates", "none of ['age'] varies"],
     ),
     ("the outcome as covariate", TABLE, {"covariates": ["y"]}, ["covariates", "'y' is the treatment or an outcome"]),
+    ("a term of the outcome as covariate", TABLE, {"covariates": ["age", "y^2"]}, ["covariates", "'y^2' is the treatment or an outcome"]),
     ("two arms without probability", TABLE, {"propensities": {"call": 0.5}}, ["propensities", "'control' has none"]),
     ("nothing left for an arm", TABLE, {"propensities": {"call": 0.5, "letter": 0.5}}, ["propensities", "0 of arm 'control'"]),
     ("a probability in words", TABLE, {"propensities": "place"}, ["propensities", "holds words"]),

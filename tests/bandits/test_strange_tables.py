@@ -15,6 +15,7 @@ import typer.testing
 import yaml
 
 from bandits.__main__ import app
+from bandits.simulation.tables import read_table
 from tests.bandits.effects_reference import regression
 
 RNG = np.random.default_rng(0)
@@ -58,6 +59,15 @@ def test_numbers_that_are_whole_for_the_first_megabyte_are_numbers(tmp_path: Pat
     (tmp_path / "d.csv").write_text(text({"t": t, "age": [f"{each:g}" for each in spend], "y": words}))
     found = run("effects", tmp_path, "d.csv")
     assert_effects(found, spend[:-500], t[:-500], y[:-500].astype(float))
+
+
+def test_decimal_commas_of_a_file_by_semicolon_are_numbers_and_other_commas_words(tmp_path: Path) -> None:
+    lines = "".join(f"{'ab'[at % 2]};{at % 7},5;{at % 2},{at % 3};a,{at}\r\n" for at in range(60))
+    (tmp_path / "data.csv").write_text("\ufeffarm;age;y;note\r\n" + lines, encoding="utf-8")
+    table = read_table(tmp_path / "data.csv")
+    assert table.column_names == ["arm", "age", "y", "note"]
+    assert table["age"].to_pylist()[:3] == [0.5, 1.5, 2.5] and table["y"].to_pylist()[:3] == [0.0, 1.1, 0.2]
+    assert table["note"].to_pylist()[1] == "a,1"
 
 
 def test_quotes_line_breaks_and_na_among_words(tmp_path: Path) -> None:

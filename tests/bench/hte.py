@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 from peers.figures import Figure, printed
 from peers.workers import Worker, installed
+from threadpoolctl import threadpool_limits
 
 from bandits.effects.cells import Cells, compress
 from bandits.effects.config import EffectsFile
@@ -314,7 +315,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PARTS), help="parts to run, separated by commas")
     parser.add_argument("--no-peers", action="store_true", help="install and run no peers")
     given = parser.parse_args()
-    with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as scratch:
+    with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as scratch, threadpool_limits(limits=1):
         workers = {} if given.no_peers else _workers(stack)
         for part in given.only.split(","):
             for figure in PARTS[part](workers, Path(scratch), given.rows):
