@@ -85,8 +85,8 @@ class KafkaSource:
             self._seek(offsets)
         # Until the batch is whole the consumer's own place is not to be trusted: the next fetch seeks.
         self._assigned = {}
-        messages, left, full = self._consume() if self._partitions else ([], False, False)
-        raws = _columns(messages, prefix=self._prefix)
+        messages, values, left, full = self._consume() if self._partitions else ([], [], False, False)
+        raws = _columns(messages, values, prefix=self._prefix)
         following = {**offsets, **_ends(raws)}
         # What was left stands behind the consumer's own place: then the next fetch seeks too.
         self._assigned = {} if left else self._places(following)
@@ -142,19 +142,21 @@ class KafkaSource:
                     "them; give all four topics the same number and start again: rewards of decisions made before count as orphans"
                 )
 
-    def _consume(self) -> tuple[list[Message], bool, bool]:
-        """What fits into the bounds; whether some that came did not and is left; whether a bound was reached."""
-        room, taken = Room(self._bounds, largest=self._largest), list[Message]()
+    def _consume(self) -> tuple[list[Message], list[bytes], bool, bool]:
+        """What fits into the bounds, and its values; whether some that came did not and is left; whether a bound was reached."""
+        room, taken, values = Room(self._bounds, largest=self._largest), list[Message](), list[bytes]()
         deadline = time.monotonic() + self._timeout_s
         while not room.full:
             asked = room.chunk
             found = self._consumer.consume(num_messages=asked, timeout=max(deadline - time.monotonic(), 0.0))
-            count = room.take([message.value() or b"" for message in found])
+            theirs = [value or b"" for value in map(Message.value, found)]
+            count = room.take(theirs)
             taken += found[:count]
+            values += theirs[:count]
             if len(found) < asked or count < len(found):
                 break
         self._largest = room.largest if taken else self._largest
-        return taken, count < len(found), room.full
+        return taken, values, count < len(found), room.full
 
     def _seek(self, offsets: Offsets) -> None:
         self._assigned = self._places(offsets)
@@ -185,7 +187,7 @@ def _refuse(message: Message) -> None:
     raise SourceError(f"{place}: {error}; mend the broker and start again: nothing was skipped")
 
 
-def _columns(messages: Sequence[Message], *, prefix: str) -> Raws:
+def _columns(messages: Sequence[Message], values: Sequence[bytes], *, prefix: str) -> Raws:
     """The messages by column: one call a field and message, made from C, and no object of ours for each."""
     if any(error is not None for error in map(Message.error, messages)):
         for message in messages:
@@ -196,7 +198,7 @@ def _columns(messages: Sequence[Message], *, prefix: str) -> Raws:
         topics=[names[topic] for topic in topics] if prefix else topics,
         partitions=list(map(Message.partition, messages)),
         offsets=list(map(Message.offset, messages)),
-        payloads=[value or b"" for value in map(Message.value, messages)],
+        payloads=values,
         append_times_us=_times_us(messages),
         damages={},
     )

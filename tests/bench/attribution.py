@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-# One thread, as the command has: read when polars is first imported.
+# One thread and freed memory kept, as the command has it: read when polars is first imported.
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
+os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:-1,muzzy_decay_ms:-1")
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
