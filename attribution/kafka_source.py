@@ -7,7 +7,7 @@ error, never a gap. Append time is Kafka's record time, so the topics want `mess
 
 import operator
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -188,20 +188,33 @@ def _refuse(message: Message) -> None:
 
 
 def _columns(messages: Sequence[Message], values: Sequence[bytes], *, prefix: str) -> Raws:
-    """The messages by column: one call a field and message, made from C, and no object of ours for each."""
+    """The messages by column, topic by topic: one call a field and message, made from C, and no object of ours for each.
+
+    What lies together is decoded without being gathered first; the order within a partition stays.
+    """
     if any(error is not None for error in map(Message.error, messages)):
         for message in messages:
             _refuse(message)
     topics = list(map(Message.topic, messages))
-    names = {topic: topic[len(prefix) :] for topic in set(topics)}
+    numbers = {topic: number for number, topic in enumerate(dict.fromkeys(topics))}
+    which = np.fromiter(map(numbers.__getitem__, topics), dtype=np.int16, count=len(topics))
+    if (which[1:] < which[:-1]).any():
+        order = np.argsort(which, kind="stable")
+        which, places = which[order], order.tolist()
+        messages, values = list(map(messages.__getitem__, places)), list(map(values.__getitem__, places))
+    names = pl.Series([topic.removeprefix(prefix) for topic in numbers], dtype=pl.String)
     return Raws(
-        topics=[names[topic] for topic in topics] if prefix else topics,
-        partitions=list(map(Message.partition, messages)),
-        offsets=list(map(Message.offset, messages)),
+        topics=names.gather(which),
+        partitions=_numbers(map(Message.partition, messages), pl.Int32),
+        offsets=_numbers(map(Message.offset, messages), pl.Int64),
         payloads=values,
         append_times_us=_times_us(messages),
         damages={},
     )
+
+
+def _numbers(values: Iterable[int], kind: type[pl.DataType]) -> pl.Series:
+    return pl.Series(np.fromiter(values, dtype=np.int64), dtype=kind)
 
 
 def _times_us(messages: Sequence[Message]) -> pl.Series:
@@ -211,6 +224,7 @@ def _times_us(messages: Sequence[Message]) -> pl.Series:
 
 
 def _ends(raws: Raws) -> dict[Partition, int]:
-    """The offset behind the last record of each partition: records of one partition come in order."""
-    last = dict(zip(zip(raws.topics, raws.partitions, strict=True), raws.offsets, strict=True))
-    return {Partition(*place): offset + 1 for place, offset in last.items()}
+    """The offset behind the last record of each partition."""
+    records = pl.DataFrame({"topic": raws.topics, "partition": raws.partitions, "offset": raws.offsets})
+    last = records.group_by("topic", "partition").agg(pl.col("offset").max())
+    return {Partition(topic, number): offset + 1 for topic, number, offset in last.iter_rows()}
