@@ -6,8 +6,10 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-# One thread: the frames of a micro-batch are small, and a pool of threads costs more than it gives. Read when polars is first imported.
+# One thread: the frames of a micro-batch are small, and a pool of threads costs more than it gives. And polars' allocator (jemalloc) keeps
+# what is freed, for the reason in `memory.py`: a tenth of the join's CPU. Both are read when polars is first imported.
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
+os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:-1,muzzy_decay_ms:-1")
 
 import typer
 

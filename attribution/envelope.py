@@ -5,6 +5,8 @@ Confluent framing         0x00, schema id (4 bytes, big-endian), message indexes
 Arrow IPC stream          0xFFFFFFFF first; one binary column `payload`, each value an Event. Worth it from about 500 events a message
 """
 
+import itertools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +19,11 @@ from attribution.wire import bytes_of
 
 __all__ = ["BATCH_SCHEMA", "event_sizes", "pack", "unpacked"]
 
+Sizes = np.ndarray[Any, np.dtype[np.int64]]
+
 BATCH_SCHEMA = pa.schema([pa.field("payload", pa.binary(), nullable=False)])
 _REGISTRY, _ARROW = b"\x00", b"\xff\xff\xff\xff"
+_is_stream = operator.methodcaller("startswith", _ARROW)
 _SCHEMA_ID_BYTES = 5
 # More indexes than a message can be deep in a file are no header.
 _MOST_INDEXES = 32
@@ -33,13 +38,12 @@ def pack(payloads: Sequence[bytes]) -> bytes:
     return value
 
 
-def event_sizes(payloads: Sequence[bytes]) -> tuple[list[int], list[int]]:
+def event_sizes(payloads: Sequence[bytes]) -> tuple[Sizes, Sizes]:
     """How many events each value holds, and how many bytes they are in memory; one event of its own size where it is no stream that can
     be read. A stream may be compressed, so its own length says little."""
-    counts, sizes = [1] * len(payloads), [len(payload) for payload in payloads]
-    for row, payload in enumerate(payloads):
-        if payload.startswith(_ARROW):
-            counts[row], sizes[row] = _stream_size(payload)
+    counts, sizes = np.ones(len(payloads), dtype=np.int64), np.fromiter(map(len, payloads), dtype=np.int64, count=len(payloads))
+    for row in itertools.compress(range(len(payloads)), map(_is_stream, payloads)):
+        counts[row], sizes[row] = _stream_size(payloads[row])
     return counts, sizes
 
 

@@ -9,6 +9,8 @@ import pyarrow.compute as pc
 
 __all__ = ["Exposure", "expose", "places", "slot_offsets"]
 
+Times = np.ndarray[Any, np.dtype[np.int64]]
+
 
 class Exposure(NamedTuple):
     """`seen`: one column, `seen_us`, parallel to the places (null = not seen); `times`: of each decision's impressions, in order; rows by
@@ -69,18 +71,30 @@ def _without(impressions: pl.DataFrame, numbers: pl.Series) -> pl.DataFrame:
 
 def _first_seen(entries: pl.DataFrame, *, count: int) -> pl.DataFrame:
     """When each of the places was first seen, null where it never was."""
-    first = entries.group_by("at").agg(pl.col("event_time_us").min())
-    at, times = first["at"].to_numpy(), np.zeros(count, dtype=np.int64)
-    never = np.full(count, True)
-    times[at], never[at] = first["event_time_us"].to_numpy(), False
+    at, never = entries["at"].to_numpy(), np.full(count, True)
+    never[at] = False
+    times = np.full(count, np.iinfo(np.int64).max)
+    np.minimum.at(times, at, entries["event_time_us"].to_numpy())
     return pl.DataFrame({"seen_us": pl.Series(pa.array(times, mask=never))})
 
 
 def _times(standing: pl.DataFrame, *, rows: int) -> pa.Array:
     """When each decision's slate was shown, once an impression that counts: a cached slate is shown again and again."""
-    shown = standing.select("row", "event_time_us").sort("row", "event_time_us")
-    offsets = np.searchsorted(shown["row"].to_numpy(), np.arange(rows + 1)).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), shown["event_time_us"].to_arrow())
+    row, times = standing["row"].to_numpy(), standing["event_time_us"].to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=rows))]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(_by_row(times, row=row, rows=rows)))
+
+
+def _by_row(times: Times, *, row: np.ndarray[Any, Any], rows: int) -> Times:
+    """The times in the order of row and time: both as one number, if it is one of 64 bits, which sorts nine times faster than two do."""
+    if not times.size:
+        return times
+    base, span = int(times.min()), int(times.max()) - int(times.min()) + 1
+    if rows * span > np.iinfo(np.int64).max:
+        return times[np.lexsort((times, row))]
+    both = row * np.int64(span) + (times - base)
+    both.sort()
+    return both % span + base
 
 
 def _entries(impressions: pl.DataFrame, *, places: pl.DataFrame, offsets: np.ndarray[Any, Any]) -> pl.DataFrame:

@@ -58,7 +58,7 @@ class Room:
         """How many of these messages, from the first on, fit; after one that does not the room is full."""
         if not values:
             return 0
-        events, sizes = (np.array(numbers, dtype=np.int64) for numbers in event_sizes(values))
+        events, sizes = event_sizes(values)
         fit = (np.cumsum(events) <= self._left.events) & (np.cumsum(sizes) <= self._left.size_bytes)
         # The first message of a fetch goes in always, or it would stand in the way for ever.
         count = max(int(fit.sum()), 0 if self.largest.events else 1)

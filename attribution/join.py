@@ -46,6 +46,8 @@ STAMPS = ("watermark_us", "commit_seq")
 _ROW_SCHEMA = pa.schema([field for field in OBSERVATION_SCHEMA if field.name not in STAMPS])
 # Columns of feedback that only the state needs.
 _OF_STATE = ("gone_us", "key", "place")
+# And of decisions.
+_OF_HELD = ("close_us", "early_us", "gone_us", "forget_us", "key", "revision")
 _NO_ROWS = _ROW_SCHEMA.empty_table().drop_columns(["revision", "partition"])
 
 
@@ -115,7 +117,7 @@ def _derived(places: Places, feedback: pl.DataFrame, decisions: pl.DataFrame, co
     """Rows of the decisions at these places; the others are looked at where they share a reward with them."""
     if not places.size:
         return _Rows(places, _NO_ROWS, {})
-    mine = rows_at(decisions, places)
+    mine = rows_at(decisions.drop(_OF_HELD), places)
     # One more for the feedback without a place, whose place is -1.
     row_of = np.full(decisions.height + 1, -1, dtype=np.int32)
     row_of[places] = np.arange(places.size, dtype=np.int32)

@@ -7,7 +7,7 @@ error, never a gap. Append time is Kafka's record time, so the topics want `mess
 
 import operator
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,8 +85,8 @@ class KafkaSource:
             self._seek(offsets)
         # Until the batch is whole the consumer's own place is not to be trusted: the next fetch seeks.
         self._assigned = {}
-        messages, left, full = self._consume() if self._partitions else ([], False, False)
-        raws = _columns(messages, prefix=self._prefix)
+        messages, values, left, full = self._consume() if self._partitions else ([], [], False, False)
+        raws = _columns(messages, values, prefix=self._prefix)
         following = {**offsets, **_ends(raws)}
         # What was left stands behind the consumer's own place: then the next fetch seeks too.
         self._assigned = {} if left else self._places(following)
@@ -142,19 +142,21 @@ class KafkaSource:
                     "them; give all four topics the same number and start again: rewards of decisions made before count as orphans"
                 )
 
-    def _consume(self) -> tuple[list[Message], bool, bool]:
-        """What fits into the bounds; whether some that came did not and is left; whether a bound was reached."""
-        room, taken = Room(self._bounds, largest=self._largest), list[Message]()
+    def _consume(self) -> tuple[list[Message], list[bytes], bool, bool]:
+        """What fits into the bounds, and its values; whether some that came did not and is left; whether a bound was reached."""
+        room, taken, values = Room(self._bounds, largest=self._largest), list[Message](), list[bytes]()
         deadline = time.monotonic() + self._timeout_s
         while not room.full:
             asked = room.chunk
             found = self._consumer.consume(num_messages=asked, timeout=max(deadline - time.monotonic(), 0.0))
-            count = room.take([message.value() or b"" for message in found])
+            theirs = [value or b"" for value in map(Message.value, found)]
+            count = room.take(theirs)
             taken += found[:count]
+            values += theirs[:count]
             if len(found) < asked or count < len(found):
                 break
         self._largest = room.largest if taken else self._largest
-        return taken, count < len(found), room.full
+        return taken, values, count < len(found), room.full
 
     def _seek(self, offsets: Offsets) -> None:
         self._assigned = self._places(offsets)
@@ -185,21 +187,34 @@ def _refuse(message: Message) -> None:
     raise SourceError(f"{place}: {error}; mend the broker and start again: nothing was skipped")
 
 
-def _columns(messages: Sequence[Message], *, prefix: str) -> Raws:
-    """The messages by column: one call a field and message, made from C, and no object of ours for each."""
+def _columns(messages: Sequence[Message], values: Sequence[bytes], *, prefix: str) -> Raws:
+    """The messages by column, topic by topic: one call a field and message, made from C, and no object of ours for each.
+
+    What lies together is decoded without being gathered first; the order within a partition stays.
+    """
     if any(error is not None for error in map(Message.error, messages)):
         for message in messages:
             _refuse(message)
     topics = list(map(Message.topic, messages))
-    names = {topic: topic[len(prefix) :] for topic in set(topics)}
+    numbers = {topic: number for number, topic in enumerate(dict.fromkeys(topics))}
+    which = np.fromiter(map(numbers.__getitem__, topics), dtype=np.int16, count=len(topics))
+    if (which[1:] < which[:-1]).any():
+        order = np.argsort(which, kind="stable")
+        which, places = which[order], order.tolist()
+        messages, values = list(map(messages.__getitem__, places)), list(map(values.__getitem__, places))
+    names = pl.Series([topic.removeprefix(prefix) for topic in numbers], dtype=pl.String)
     return Raws(
-        topics=[names[topic] for topic in topics] if prefix else topics,
-        partitions=list(map(Message.partition, messages)),
-        offsets=list(map(Message.offset, messages)),
-        payloads=[value or b"" for value in map(Message.value, messages)],
+        topics=names.gather(which),
+        partitions=_numbers(map(Message.partition, messages), pl.Int32),
+        offsets=_numbers(map(Message.offset, messages), pl.Int64),
+        payloads=values,
         append_times_us=_times_us(messages),
         damages={},
     )
+
+
+def _numbers(values: Iterable[int], kind: type[pl.DataType]) -> pl.Series:
+    return pl.Series(np.fromiter(values, dtype=np.int64), dtype=kind)
 
 
 def _times_us(messages: Sequence[Message]) -> pl.Series:
@@ -209,6 +224,7 @@ def _times_us(messages: Sequence[Message]) -> pl.Series:
 
 
 def _ends(raws: Raws) -> dict[Partition, int]:
-    """The offset behind the last record of each partition: records of one partition come in order."""
-    last = dict(zip(zip(raws.topics, raws.partitions, strict=True), raws.offsets, strict=True))
-    return {Partition(*place): offset + 1 for place, offset in last.items()}
+    """The offset behind the last record of each partition."""
+    records = pl.DataFrame({"topic": raws.topics, "partition": raws.partitions, "offset": raws.offsets})
+    last = records.group_by("topic", "partition").agg(pl.col("offset").max())
+    return {Partition(topic, number): offset + 1 for topic, number, offset in last.iter_rows()}

@@ -60,7 +60,7 @@ def _parts(payloads: pa.BinaryArray, *, slim: bool) -> Iterator[Part]:
         if not rows.size:
             continue
         try:
-            batch = _reader(_event_of(kind, slim))(payloads if rows.size == len(payloads) else payloads.take(pa.array(rows)))
+            batch = _reader(_event_of(kind, slim))(_at(payloads, rows))
         except (ValueError, DecodeError):
             rest.append(rows)
             continue
@@ -74,6 +74,12 @@ def _parts(payloads: pa.BinaryArray, *, slim: bool) -> Iterator[Part]:
                 yield Part(
                     kind, others[found.to_numpy(zero_copy_only=False)], batch[kind].filter(found), batch["append_time_us"].filter(found)
                 )
+
+
+def _at(payloads: pa.BinaryArray, rows: np.ndarray[Any, np.dtype[np.int64]]) -> pa.BinaryArray:
+    """The payloads of these rows, which ascend; not copied where they lie together."""
+    first, last = int(rows[0]), int(rows[-1])
+    return payloads[first : last + 1] if last - first + 1 == rows.size else payloads.take(pa.array(rows))
 
 
 def event_columns(payloads: Sequence[bytes]) -> pa.RecordBatch:

@@ -229,4 +229,5 @@ _BACKLOG = 20_000
 
 
 def _as_landed(events: pl.DataFrame) -> pa.Table:
-    return events.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(EVENT_SCHEMA)
+    """The events as they lie in memory: the writer makes the table's types of them, and a cast before it would be a second copy."""
+    return events.to_arrow(compat_level=pl.CompatLevel.newest())

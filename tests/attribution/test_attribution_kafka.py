@@ -1,5 +1,6 @@
 """The Kafka source against librdkafka's own mock cluster (small volumes: it drops what is beyond 5 MiB a partition)."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -81,6 +82,24 @@ def test_events_from_all_partitions_are_joined_once_across_a_restart(broker: Bro
     table = latest_revisions(tmp_path / "out" / OBSERVATIONS_DIR, task="news")
     assert {row["decision_id"]: said(row) for row in table.to_pylist()} == reference_join([*events, *rewards], config=config)
     assert len(set(table["partition"].to_pylist())) > 1 and set(table["revision"].to_pylist()) == {1}
+
+
+def test_a_fetch_brings_topic_by_topic_and_each_partition_in_order() -> None:
+    mixed = Broker()
+    for number in range(40):
+        for topic in ("decisions", "rewards"):
+            mixed.producer.produce(topic, f"{topic} {number}".encode(), partition=number % 2, timestamp=1_700_000_000_000 + number)
+        assert mixed.producer.flush(10) == 0
+    source = KafkaSource(mixed.bootstrap, timeout_s=20.0, max_records=80)
+    raws, offsets, _ = source.fetch({})
+    source.close()
+    topics, places = list(raws.topics), list(zip(raws.topics, raws.partitions, raws.offsets, strict=True))
+    assert len(topics) == 80 and sum(one != other for one, other in itertools.pairwise(topics)) == 1
+    assert list(raws.payloads) == [f"{topic} {2 * offset + number}".encode() for topic, number, offset in places]
+    assert list(raws.append_times_us) == [(1_700_000_000_000 + 2 * offset + number) * 1_000 for _, number, offset in places]
+    for place in {place[:2] for place in places}:
+        read = [offset for *of, offset in places if tuple(of) == place]
+        assert read == list(range(len(read))) and offsets[Partition(*place)] == len(read)
 
 
 def test_a_record_that_the_broker_no_longer_holds_is_an_error_and_never_a_gap(broker: Broker) -> None:

@@ -88,6 +88,12 @@ def test_without_the_fast_reader_the_slow_one_gives_the_same_events(monkeypatch:
     assert slow.equals(fast) and slow.schema == fast.schema
 
 
+def test_a_kind_that_lies_together_is_read_as_one_that_lies_apart() -> None:
+    kinds = [[one.SerializeToString() for one in kind] for kind in ([decision(1), decision(2)], [impression(), impression(seen=[])])]
+    together, apart = decode([Raw("t", 0, 0, payload) for payload in [*kinds[0], *kinds[1]]]), [kinds[at % 2][at // 2] for at in range(4)]
+    assert together.equals(decode([Raw("t", 0, 0, payload) for payload in apart])) and together["fault"].null_count() == 4
+
+
 def test_an_arrow_batch_and_a_registrys_header_hold_the_same_events() -> None:
     plain = decode([Raw("rewards", 3, 7, payload) for payload in SAMPLE_BYTES])
     assert decode([Raw("rewards", 3, 7, pack(SAMPLE_BYTES))]).equals(plain)

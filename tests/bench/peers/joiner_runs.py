@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import deltalake
+import polars as pl
 import pyarrow as pa
 from dict_join import DictJoin
 from join_events import TASK
@@ -62,8 +63,10 @@ def dict_join(source: KafkaSource, folder: Path) -> tuple[int, int]:
 
 def _micro_batch(join: DictJoin, raws: Raws, folder: Path, offsets: Offsets) -> int:
     kinds = []
-    columns = zip(raws.topics, raws.partitions, raws.payloads, raws.append_times_us, strict=True)
-    for topic, partition, payload, append_us in columns:
+    topics, partitions, offsets_read, times = (
+        pl.Series(column).to_list() for column in (raws.topics, raws.partitions, raws.offsets, raws.append_times_us)
+    )
+    for topic, partition, payload, append_us in zip(topics, partitions, raws.payloads, times, strict=True):
         event = Event.FromString(payload)
         kind = str(event.WhichOneof("kind"))
         kinds.append(kind)
@@ -71,7 +74,7 @@ def _micro_batch(join: DictJoin, raws: Raws, folder: Path, offsets: Offsets) -> 
     if not kinds:
         return 0
     moves = [deltalake.Transaction(f"{p.topic}/{p.number}", offset) for p, offset in offsets.items()]
-    landed = pa.table([list(raws.topics), list(raws.partitions), list(raws.offsets), kinds, list(raws.payloads)], schema=_EVENTS)
+    landed = pa.table([topics, partitions, offsets_read, kinds, list(raws.payloads)], schema=_EVENTS)
     properties = deltalake.CommitProperties(app_transactions=moves)
     deltalake.write_deltalake(folder / "events", landed, mode="append", commit_properties=properties)
     closed = join.closed()
