@@ -21,8 +21,8 @@ jax.config.update("jax_compilation_cache_dir", str(_COMPILED))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-# Compiled by XLA's older generator of loops, which takes a quarter less of the suite's time; its programs are slower, and right. Servers that
-# tests start inherit it. `make test-slow` and the demo take the one that is shipped, and so does `XLA_FLAGS= make test`.
+# XLA's older generator of loops compiles in a quarter less time; its programs are slower, and right. Servers that tests start inherit it.
+# `make test-slow` and the demo take the one that is shipped, and so does `XLA_FLAGS= make test`.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 # The same examples in every run, and no clock: a busy machine fails nothing.
