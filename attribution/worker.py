@@ -229,5 +229,5 @@ _BACKLOG = 20_000
 
 
 def _as_landed(events: pl.DataFrame) -> pa.Table:
-    """The events as they lie in memory: the writer makes the table's types of them, and a cast before it would be a second copy."""
-    return events.to_arrow(compat_level=pl.CompatLevel.newest())
+    """The events in the table's own types: left to the writer, its files would hold view types."""
+    return events.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(EVENT_SCHEMA)

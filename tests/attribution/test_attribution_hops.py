@@ -8,16 +8,17 @@ from typing import Any
 
 import deltalake
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from attribution.backfill import backfill_landed, backfill_source
 from attribution.embedded_source import EmbeddedSource
 from attribution.errors import Fenced, LostRecords, TableError
-from attribution.events import Raw
+from attribution.events import EVENT_SCHEMA, Raw
 from attribution.settings import JoinConfig
 from attribution.sources import Fetched, Offsets, Partition
 from attribution.status import report
-from attribution.tables import OBSERVATIONS_DIR, open_table
+from attribution.tables import EVENTS_DIR, OBSERVATIONS_DIR, open_table
 from attribution.watermarks import FINAL_US
 from attribution.worker import Progress, Worker, run_worker
 from protos.events_pb2 import Event
@@ -122,6 +123,11 @@ def test_the_stream_the_backfill_of_the_log_and_that_of_the_landed_events_agree(
     assert len(rows(undisturbed)) == 5
     with pytest.raises(TableError, match="has rows already"):
         backfill_landed(undisturbed, out=tmp_path / "landed", config=config)
+
+
+def test_landed_files_have_the_tables_own_types(undisturbed: Path) -> None:
+    files = sorted((undisturbed / EVENTS_DIR).glob("*.parquet"))
+    assert files and all(pq.read_schema(file).remove_metadata().equals(EVENT_SCHEMA) for file in files)
 
 
 def test_the_account_closes_after_every_batch(tmp_path: Path, config: JoinConfig) -> None:
