@@ -64,10 +64,7 @@ def regression(workers: Workers, folder: Path, rows: int) -> Iterator[Figure]:
     file = folder / "regression.npz"
     np.savez(file, x=x, y=y, cluster=cluster)
     columns = {f"x{at}": np.ascontiguousarray(x[:, at]) for at in range(20)}
-    for clustered, title, target, again_target in (
-        (False, "HC1", FIT_TARGET, REFIT_TARGET),
-        (True, f"{GROUPS} clusters", CLUSTER_TARGET, CLUSTER_TARGET),
-    ):
+    for clustered, title, target in ((False, "HC1", FIT_TARGET), (True, f"{GROUPS} clusters", CLUSTER_TARGET)):
         kind: ErrorKind = "cluster" if clustered else "hc1"
         fresh = functools.partial(_fitted, columns, y, cluster if clustered else None, kind)
         ours, theirs, again = [], {name: [] for name in ("statsmodels", "pyfixest") if name in workers}, []
@@ -78,7 +75,7 @@ def regression(workers: Workers, folder: Path, rows: int) -> Iterator[Figure]:
             for name, answers in theirs.items():
                 answers.append(workers[name].ask("regression", file=str(file), clustered=clustered))
         yield from _against(f"compress and fit, {title}, {rows} x 20", ours, theirs, workers, target, found, kind)
-        yield from _against(f"refit on cells, {title}", again, theirs, workers, again_target, found, kind)
+        yield from _against(f"refit on cells, {title}", again, theirs, workers, REFIT_TARGET, found, kind)
     yield Figure("peak memory of this process, rows and columns included", _peak_mib(), "MiB", None, "lower")
 
 
