@@ -44,7 +44,7 @@ def _assigned(request: AssignRequest, rules: TaskRules, served: Served) -> Assig
     policy, (arm, probability), placed = beside.decider(unit, served)
     response = AssignResponse(arm=arm, arm_probability=probability, policy=policy.manifest.policy, snapshot_digest=policy.digest)
     if placed is not None:
-        response.arm_source = placed.source  # type: ignore[assignment]
+        response.arm_source = placed.source
         response.ineligible_for.extend(placed.ineligible_for)
     return response
 

@@ -111,6 +111,4 @@ def policy_of(serves: LoadedPolicy | str, served: Served) -> LoadedPolicy:
 def _further(placed: Placed | None, unit_features: str) -> bytes:
     """Fields of a Decision that few decisions have, serialised."""
     source, refused = (placed.source, placed.ineligible_for) if placed is not None else (ARM_SOURCE_UNSPECIFIED, ())
-    decision = Decision(ineligible_for=refused, unit_features=unit_features)
-    decision.arm_source = source  # type: ignore[assignment]
-    return decision.SerializeToString()
+    return Decision(ineligible_for=refused, unit_features=unit_features, arm_source=source).SerializeToString()

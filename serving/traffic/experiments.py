@@ -7,7 +7,7 @@ from typing import NamedTuple
 from bandits.allocation import ExperimentState, share_of
 from bandits.planout import POINTS, point, segment, uniform
 from bandits.traffic import CHAMPION_ARM
-from protos.events_pb2 import ARM_SOURCE_OVERRIDE, ARM_SOURCE_STICKY, ARM_SOURCE_UNSPECIFIED
+from protos.events_pb2 import ARM_SOURCE_OVERRIDE, ARM_SOURCE_STICKY, ARM_SOURCE_UNSPECIFIED, ArmSource
 from serving.traffic.section import HOLDOUT_ARM, SEGMENTS, Traffic, arm_name
 from serving.traffic.target import Target
 
@@ -20,7 +20,7 @@ class Placed(NamedTuple):
 
     arm: str
     probability: float
-    source: int = ARM_SOURCE_UNSPECIFIED
+    source: "ArmSource.ValueType" = ARM_SOURCE_UNSPECIFIED
     ineligible_for: tuple[str, ...] = ()
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from bandits.config import TaskPolicy, parse_task
 from bandits.first import ensure_champion
@@ -13,16 +12,13 @@ from bandits.store import Store
 from protos.task import load_task
 from serving.client import PolicyClient
 from serving.server import Server
-from tests.serving.kit import FRONTS, RANKED, TASK, serving_from
+from tests.serving.kit import FRONTS, RANKED, TASK, serving_from, written
 
 
 @pytest.fixture(scope="session")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of task files."""
-    folder = tmp_path_factory.mktemp("tasks")
-    for task in (TASK, RANKED):
-        (folder / f"{task['task']}.yaml").write_text(yaml.safe_dump(task))
-    return folder
+    return written(tmp_path_factory.mktemp("tasks"), TASK, RANKED)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import yaml
 
 from bandits.catalog import build
 from bandits.config import TaskPolicy
@@ -45,6 +46,13 @@ ROOT = Path(__file__).resolve().parents[2]
 native_only = pytest.mark.skipif(find_spec("slateloop_front") is None, reason="slateloop-front is not built here: `make front`")
 # What takes the calls of a server: what holds for one holds for the other.
 FRONTS = ("grpcio", pytest.param("native", marks=native_only))
+
+
+def written(folder: Path, *tasks: dict[str, Any]) -> Path:
+    """The folder, with a file for each task."""
+    for task in tasks:
+        (folder / f"{task['task']}.yaml").write_text(yaml.safe_dump(task))
+    return folder
 
 
 def publish(store: Store, shop: TaskPolicy, *, seed: int) -> str:

@@ -6,34 +6,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
-from bandits.config import TaskPolicy, parse_task
+from bandits.config import TaskPolicy
 from bandits.first import ensure_champion
 from bandits.requests import Requests
 from bandits.store import Store
 from protos.events_pb2 import Event, ShadowScores
 from protos.log_files import DECISIONS, SHADOWS
-from protos.task import load_task
 from serving.client import PolicyClient
 from serving.decision_log import LogWriter, stamp_append
 from serving.snapshots import Served
 from serving.traffic.shadow import Shadows, ToScore, _framed
-from tests.serving.kit import TASK, promote, publish, records_of, select_request, serving_from
+from tests.serving.kit import TASK, promote, publish, records_of, select_request, serving_from, written
 
 SHOP = {**TASK, "traffic": {"shadows": {"even": {"policy": {"name": "uniform", "floor": 1.0}}, "old": {"serves": "baseline"}}}}
 
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shadow-tasks")
-    (folder / "shop.yaml").write_text(yaml.safe_dump(SHOP))
-    return folder
-
-
-@pytest.fixture
-def shop(tasks: Path) -> TaskPolicy:
-    return parse_task(load_task(tasks / "shop.yaml"))
+    return written(tmp_path_factory.mktemp("shadow-tasks"), SHOP)
 
 
 def test_what_a_shadow_would_have_shown_is_logged_by_the_decisions_own_key(

@@ -9,10 +9,9 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-import yaml
 
 from bandits.allocation import moved
-from bandits.config import TaskPolicy, parse_task
+from bandits.config import TaskPolicy
 from bandits.errors import SnapshotError
 from bandits.first import ensure_champion
 from bandits.store import Store
@@ -27,7 +26,7 @@ from serving.server import Server
 from serving.servicer import Servicer
 from serving.tasks import parse_rules
 from serving.traffic.keeper import TrafficKeeper
-from tests.serving.kit import native_only, promote, publish, records_of, serving_from
+from tests.serving.kit import native_only, promote, publish, records_of, serving_from, written
 from tests.serving.traffic_kit import MEMBER, SHOP, STRANGER, TRAFFIC, asked, experiments_of
 
 BASELINE_ARMS = ("holdout", "first/old")
@@ -35,22 +34,14 @@ BASELINE_ARMS = ("holdout", "first/old")
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("traffic-tasks")
-    (folder / "shop.yaml").write_text(yaml.safe_dump(SHOP))
-    return folder
+    return written(tmp_path_factory.mktemp("traffic-tasks"), SHOP)
 
 
 @pytest.fixture
-def shop(tasks: Path) -> TaskPolicy:
-    return parse_task(load_task(tasks / "shop.yaml"))
-
-
-@pytest.fixture
-def store(tmp_path: Path, shop: TaskPolicy) -> Store:
-    found = Store(tmp_path / "store", "shop")
-    ensure_champion(found, shop, now_us=1, actor="test")
-    promote(found, publish(found, shop, seed=1))
-    return found
+def store(store: Store, shop: TaskPolicy) -> Store:
+    """With a champion that has learned."""
+    promote(store, publish(store, shop, seed=1))
+    return store
 
 
 @pytest.fixture
