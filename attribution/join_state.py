@@ -43,7 +43,6 @@ COUNTS = ("attributed", "duplicates", "late", "orphans", "outside_window", "shar
 
 Places = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 Times = np.ndarray[Any, np.dtype[np.int64]]
-Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 
 # Watermarks by partition, microseconds since the epoch, or one for every partition.
 Marks = int | Mapping[int, int]
@@ -94,8 +93,6 @@ _LIMITS = ("window_us", "provisional_us", "late_us", "hold_us", "credit_rule")
 _NEW_COLUMNS = ("kind", "fault", *_DECISION_COLUMNS[:8], *_LIMITS, "key", "task_row", "place", "unforgotten")
 # Decisions are forgotten when at least this share of those held can be.
 _GONE_SHARE = 0.3
-# 4 MiB, in which a million keys leave three quarters of the bits unset.
-_LIKELY_BITS = 22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,22 +270,11 @@ def _matches(rows: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
     """Pairs of `row` and `place` with the same decision id."""
     if held.is_empty() or rows.is_empty():
         return pl.DataFrame(schema={"row": pl.UInt32, "place": pl.UInt32})
-    keys = rows["key"].to_numpy()
-    likely = np.flatnonzero(_likely(keys, held["key"].to_numpy()))
-    wanted = pl.DataFrame({"row": likely.astype(np.uint32), "key": keys[likely]})
-    pairs = wanted.join(held.select("key").with_row_index("place"), on="key")
+    pairs = rows.select("key").with_row_index("row").join(held.select("key").with_row_index("place"), on="key")
     # By a hash of 64 bits first, which is three times faster; that it is the same id must still be seen.
     mine, theirs = _gathered(rows.select(_IDENTITY), pairs["row"]), _gathered(held.select(_IDENTITY), pairs["place"])
     same = (mine["decision_id"] == theirs["decision_id"]) & (mine["partition"] == theirs["partition"])
     return pairs if same.all() else pairs.filter(same)
-
-
-def _likely(keys: Hashes, held: Hashes) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """False where a key is certainly none of those held: most are of new decisions, and a bit is looked up faster than a key."""
-    rest = np.uint64(64 - _LIKELY_BITS)
-    taken = np.zeros(1 << _LIKELY_BITS, dtype=bool)
-    taken[(held >> rest).astype(np.int64)] = True
-    return taken[(keys >> rest).astype(np.int64)]
 
 
 def _with_decisions(held: pl.DataFrame, fresh: pl.DataFrame) -> pl.DataFrame:
