@@ -31,7 +31,8 @@ def quantise(p: jax.Array, mask: jax.Array) -> jax.Array:
     exact = shares * (DENOMINATOR - eligible)
     whole = jnp.floor(exact)
     numerators = jnp.where(mask, whole + 1.0, 0.0)
-    missing = DENOMINATOR - jnp.sum(numerators)
+    # Fewer than the candidates, and as exact as a whole number.
+    missing = (DENOMINATOR - jnp.sum(numerators)).astype(jnp.int32)
     extra = jnp.where(_rank_of_largest(jnp.where(mask, exact - whole, -1.0)) < missing, 1.0, 0.0)
     return jnp.where(mask, numerators + extra, 0.0).astype(jnp.uint32)
 
@@ -43,7 +44,7 @@ def pick(numerators: jax.Array, draw: jax.Array) -> jax.Array:
 
 def pick_index(xp: Any, numerators: Any, draw: Any) -> Any:
     """`pick` on numpy or JAX: how many running sums are not above the draw."""
-    return xp.sum(_running_sums(xp, numerators) <= draw)
+    return xp.sum(_running_sums(xp, numerators) <= draw, dtype=xp.int32)
 
 
 def _running_sums(xp: Any, numerators: Any) -> Any:
@@ -55,11 +56,11 @@ def _running_sums(xp: Any, numerators: Any) -> Any:
 
 
 def _rank_of_largest(values: jax.Array) -> jax.Array:
-    """Rank of each value, 0 = largest, ties by index, f64[K]."""
-    index = jnp.arange(values.shape[0], dtype=jnp.float64)
+    """Rank of each value, 0 = largest, ties by index, i32[K]."""
     if values.shape[0] > _PAIRWISE:
-        order = jnp.argsort(-values, stable=True)
-        return jnp.zeros_like(index).at[order].set(index)
+        index = jnp.arange(values.shape[0], dtype=jnp.int32)
+        return jnp.zeros_like(index).at[jnp.argsort(-values, stable=True)].set(index)
     # Ties by index, in one comparison: values within 1e-13 of each other count as tied. (Remainders are multiples of some 1e-16.)
-    apart = values - _TIED * index
-    return jnp.sum(apart[None, :] > apart[:, None], axis=1, dtype=jnp.float64)
+    apart = values - _TIED * jnp.arange(values.shape[0], dtype=jnp.float64)
+    # Counted in whole numbers: in float64 XLA writes all pairs to memory and adds them up in a second step.
+    return jnp.sum(apart[None, :] > apart[:, None], axis=1, dtype=jnp.int32)
