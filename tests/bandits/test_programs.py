@@ -56,13 +56,23 @@ def wider(every: Requests, extra: int) -> Requests:
 
 @pytest.mark.parametrize("name", by_kind())
 def test_every_batch_size_gives_the_same_numerators(name: str) -> None:
-    every = requests(600)
+    every = requests(512)
     whole = run_decide(spec(name), params(name), every, slots=2)
     assert set(whole.bucket_batch.tolist()) == {256} and whole.bucket_candidates == 8
     for rows in (slice(0, 1), slice(3, 8), slice(10, 60), slice(0, 200)):
         part = run_decide(spec(name), params(name), rows_of(every, rows), slots=2)
         np.testing.assert_array_equal(part.slates, whole.slates[rows])
         np.testing.assert_allclose(part.numerators / DENOMINATOR, whole.numerators[rows] / DENOMINATOR, rtol=0, atol=3e-7)
+
+
+@pytest.mark.parametrize(
+    ("rows", "buckets"),
+    [(1, [1]), (2, [8]), (9, [8, 1]), (16, [8, 8]), (17, [32]), (40, [32, 8]), (65, [64, 1]), (100, [64, 32, 8]), (300, [256, 64])],
+)
+def test_a_batch_is_cut_into_the_calls_that_cost_least(rows: int, buckets: list[int]) -> None:
+    found = run_decide(spec("uniform"), params("uniform"), requests(rows), slots=2).bucket_batch.tolist()
+    filled = [min(bucket, rows - sum(buckets[:place])) for place, bucket in enumerate(buckets)]
+    assert found == [bucket for bucket, count in zip(buckets, filled, strict=True) for _ in range(count)]
 
 
 @pytest.mark.parametrize("name", by_kind())
