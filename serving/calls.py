@@ -153,6 +153,8 @@ class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
         # What a shortcut answers never becomes a message, whose tenant could be asked for.
         if shortcut is not None and self._door is None and not arrived.overdue and max(arrived.waited_s) <= self._deadline_cap_s:
             answers = [*self._by_shortcut(shortcut, arrived.messages)]
+            if None not in answers:
+                return cast(list[bytes | Exception], answers)
         requests, places = [], []
         with contextlib.ExitStack() as within:
             for place, message in enumerate(arrived.messages):

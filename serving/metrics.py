@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.utils import floatToGoString
 
@@ -44,12 +44,10 @@ class Metrics(Observer):
         made: dict[str, Any] = {"registry": self.registry}
         self._calls = _Calls()
         self.registry.register(self._calls)
-        self._decisions = Counter("slateloop_decisions_total", "Decisions that were logged and answered.", **made)
+        self._batches = _Batches()
+        self.registry.register(self._batches)
         self._refusals = Counter("slateloop_refusals_total", "Requests of any call without an answer, by status.", ["code"], **made)
         self._fallbacks = Counter("slateloop_fallbacks_total", "Unlogged fallbacks that were answered.", **made)
-        self._batch = Histogram("slateloop_batch_requests", "Requests that were decided together.", buckets=_SIZES, **made)
-        self._stages = Histogram("slateloop_stage_seconds", "Time of a stage, for a whole batch.", ["stage"], buckets=_SECONDS, **made)
-        self._by_stage = {stage: self._stages.labels(stage) for stage in ("admit", "decide", "append")}
         self._now_us = now_us
 
     def watch(self, watched: Watched) -> None:
@@ -62,10 +60,7 @@ class Metrics(Observer):
 
     def batch(self, observed: Observed) -> None:
         """A batch was decided."""
-        self._batch.observe(observed.requests)
-        self._decisions.inc(observed.decided)
-        for stage, seconds in (("admit", observed.admit_s), ("decide", observed.decide_s), ("append", observed.append_s)):
-            self._by_stage[stage].observe(seconds)
+        self._batches.add(observed)
 
     def refused(self, code: str) -> None:
         """A request got no answer."""
@@ -80,30 +75,49 @@ class Metrics(Observer):
         return time.perf_counter()
 
 
-class _Calls:
-    """Calls that ended by method and status, and their times by method. Thread-safe.
+class _Buckets:
+    """How many values lie in which bucket, and their sum. Who keeps it has the lock.
 
     prometheus_client's own counter and histogram cost 2.2 us a call, which is much where a whole call costs 30.
     """
 
+    __slots__ = ("_bounds", "_counts", "_total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        """`bounds`: upper ones, ascending; a last bucket has none."""
+        self._bounds, self._counts, self._total = bounds, [0] * (len(bounds) + 1), 0.0
+
+    def add(self, value: float) -> None:
+        """One more."""
+        self._counts[bisect.bisect_left(self._bounds, value)] += 1
+        self._total += value
+
+    def told(self) -> tuple[list[tuple[str, float]], float]:
+        """Bounds with how many lie at or below each, and the sum, as a family takes them."""
+        bounds = map(floatToGoString, (*self._bounds, float("inf")))
+        return list(zip(bounds, itertools.accumulate(self._counts), strict=True)), self._total
+
+
+class _Calls:
+    """Calls that ended by method and status, and their times by method. Thread-safe."""
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # One count; and calls by bucket, of which the last has no bound, before the sum of their seconds.
+        # One count.
         self._counts: dict[tuple[str, str], list[int]] = {}
-        self._times: dict[str, list[float]] = {}
-        self._seen: dict[tuple[str, str], tuple[list[int], list[float]]] = {}
+        self._times: dict[str, _Buckets] = {}
+        self._seen: dict[tuple[str, str], tuple[list[int], _Buckets]] = {}
 
     def add(self, method: str, code: str, seconds: float) -> None:
         """One more, of a method by its full name."""
         with self._lock:
             count, times = self._seen.get((method, code)) or self._begun(method, code)
             count[0] += 1
-            times[bisect.bisect_left(_SECONDS, seconds)] += 1
-            times[-1] += seconds
+            times.add(seconds)
 
-    def _begun(self, method: str, code: str) -> tuple[list[int], list[float]]:
+    def _begun(self, method: str, code: str) -> tuple[list[int], _Buckets]:
         name = method.rpartition("/")[2]
-        times = self._times.setdefault(name, [0.0] * (len(_SECONDS) + 2))
+        times = self._times.setdefault(name, _Buckets(_SECONDS))
         found = self._seen[method, code] = (self._counts.setdefault((name, code), [0]), times)
         return found
 
@@ -114,10 +128,39 @@ class _Calls:
         with self._lock:
             for (name, code), count in self._counts.items():
                 calls.add_metric([name, code], count[0])
-            for name, (*counts, total_s) in self._times.items():
-                bounds = map(floatToGoString, (*_SECONDS, float("inf")))
-                took.add_metric([name], list(zip(bounds, itertools.accumulate(counts), strict=True)), total_s)
+            for name, times in self._times.items():
+                took.add_metric([name], *times.told())
         return (calls, took)
+
+
+class _Batches:
+    """Decisions, sizes of batches, and the times of their stages. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._decided, self._sizes = 0, _Buckets(_SIZES)
+        self._stages = {stage: _Buckets(_SECONDS) for stage in ("admit", "decide", "append")}
+
+    def add(self, observed: Observed) -> None:
+        """One more."""
+        stages = self._stages
+        with self._lock:
+            self._decided += observed.decided
+            self._sizes.add(observed.requests)
+            stages["admit"].add(observed.admit_s)
+            stages["decide"].add(observed.decide_s)
+            stages["append"].add(observed.append_s)
+
+    def collect(self) -> Iterable[Any]:
+        """The families of this moment."""
+        sizes = HistogramMetricFamily("slateloop_batch_requests", "Requests that were decided together.")
+        took = HistogramMetricFamily("slateloop_stage_seconds", "Time of a stage, for a whole batch.", labels=["stage"])
+        with self._lock:
+            decisions = CounterMetricFamily("slateloop_decisions", "Decisions that were logged and answered.", value=self._decided)
+            sizes.add_metric([], *self._sizes.told())
+            for stage, times in self._stages.items():
+                took.add_metric([stage], *times.told())
+        return (decisions, sizes, took)
 
 
 class _Watcher:
