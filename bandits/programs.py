@@ -23,9 +23,11 @@ from bandits.slates import ABSENT, sample_slate, slate_numerators
 __all__ = [
     "BATCH_BUCKETS",
     "OFFLINE_BUCKETS",
+    "AnswerRows",
     "Outputs",
     "candidate_bucket",
     "compilations",
+    "decided_rows",
     "run_decide",
     "run_decide_rows",
     "run_marginals",
@@ -45,6 +47,14 @@ _FEWEST_CANDIDATES = 8
 # costs more than all the rest of a decision (measured, one decision: 161 us with it, 76 in one thread). Of a batch of 256 it takes a tenth
 # off where a second core is idle, and nothing where none is.
 _ONE_THREAD = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+class AnswerRows(NamedTuple):
+    """Answers as the program gives them: `words` u32[n, 6 L + 2], rows as `bandits.packed` lays them out. `bucket_batch` i32[n]: the
+    compiled batch that each went through."""
+
+    words: np.ndarray
+    bucket_batch: np.ndarray
 
 
 class Outputs(NamedTuple):
@@ -84,7 +94,14 @@ def run_decide_rows(
     """Slates drawn for all requests, of at most `slots` slots each; `rows` u32[n, words] as `bandits.packed` lays them out."""
     if not len(rows):
         return _nothing(slots, layout.width)
-    return _run(_decide_program(spec, layout, slots), params, rows, None, layout.width, buckets)
+    return _outputs(decided_rows(spec, params, rows, layout=layout, slots=slots, buckets=buckets), layout.width)
+
+
+def decided_rows(
+    spec: PolicySpec, params: Any, rows: np.ndarray, *, layout: RowLayout, slots: int, buckets: Sequence[int] = BATCH_BUCKETS
+) -> AnswerRows:
+    """As `run_decide_rows`, for one row or more, with the answers as rows too."""
+    return _run(_decide_program(spec, layout, slots), params, rows, None, buckets)
 
 
 def run_numerators(spec: PolicySpec, params: Any, requests: Requests, slates: np.ndarray) -> Outputs:
@@ -92,7 +109,8 @@ def run_numerators(spec: PolicySpec, params: Any, requests: Requests, slates: np
     layout, slots = _layout(requests), slates.shape[1]
     if not requests.n_rows:
         return _nothing(slots, layout.width)
-    return _run(_numerators_program(spec, layout, slots), params, pack(requests, layout), slates, layout.width, OFFLINE_BUCKETS)
+    answers = _run(_numerators_program(spec, layout, slots), params, pack(requests, layout), slates, OFFLINE_BUCKETS)
+    return _outputs(answers, layout.width)
 
 
 def run_marginals(spec: PolicySpec, params: Any, requests: Requests, *, slots: int, walks: int) -> Marginals:
@@ -115,18 +133,16 @@ def _layout(requests: Requests) -> RowLayout:
     return RowLayout(requests.context.shape[1], candidate_bucket(requests.actions.shape[1]), requests.features.shape[2])
 
 
-def _run(
-    program: Callable[..., Any], params: Any, rows: np.ndarray, slates: np.ndarray | None, width: int, allowed: Sequence[int]
-) -> Outputs:
+def _run(program: Callable[..., Any], params: Any, rows: np.ndarray, slates: np.ndarray | None, allowed: Sequence[int]) -> AnswerRows:
     if slates is None and len(rows) in allowed:
-        return _outputs(np.asarray(program(params, rows)), _whole(len(rows)), width)
+        return AnswerRows(np.asarray(program(params, rows)), _whole(len(rows)))
     parts, buckets = [], []
     for start, stop, bucket in _chunks(len(rows), allowed):
         given = () if slates is None else (_fitted(slates[start:stop], bucket, fill=ABSENT),)
         answers = np.asarray(program(params, _fitted(rows[start:stop], bucket), *given))
         parts.append(answers[: stop - start])
         buckets.append(np.full(stop - start, bucket, np.int32))
-    return _outputs(np.concatenate(parts), np.concatenate(buckets), width)
+    return AnswerRows(np.concatenate(parts), np.concatenate(buckets))
 
 
 @functools.lru_cache(maxsize=len(BATCH_BUCKETS))
@@ -137,9 +153,9 @@ def _whole(bucket: int) -> np.ndarray:
     return column
 
 
-def _outputs(answers: np.ndarray, buckets: np.ndarray, width: int) -> Outputs:
-    slates, numerators, mean, scale, sound = answer_columns(answers)
-    return Outputs(slates, numerators, mean, scale, buckets, width, sound)
+def _outputs(answers: AnswerRows, width: int) -> Outputs:
+    slates, numerators, mean, scale, sound = answer_columns(answers.words)
+    return Outputs(slates, numerators, mean, scale, answers.bucket_batch, width, sound)
 
 
 def _chunks(n: int, allowed: Sequence[int]) -> Iterator[tuple[int, int, int]]:

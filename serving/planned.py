@@ -220,15 +220,13 @@ class Planned:
         assert kept is not None
         rules, (policy, assignment) = kept.rules, kept.arms[arm]
         layout = RowLayout(rules.context_size, width, rules.feature_size)
-        outputs = policy.decide_rows(np.frombuffer(rows, np.uint32).reshape(-1, layout.words), layout=layout, slots=slots)
+        answers = policy.decided_rows(np.frombuffer(rows, np.uint32).reshape(-1, layout.words), layout=layout, slots=slots)
         by = DecidedBy(policy, assignment, kept.served.kill_switch)
-        columns = (outputs.slates.astype("<i4"), outputs.numerators.astype("<u4"), outputs.mean.astype("<f8"), outputs.sound.astype("u1"))
         start = 0
-        # A batch beyond the largest compiled one goes through in parts, of which the last may be of another shape.
-        for bucket, rows_of_it in _runs(outputs.bucket_batch):
+        # A batch that goes through the program in parts may have parts of another shape.
+        for bucket, rows_of_it in _runs(answers.bucket_batch):
             shared = shared_fields(rules, by, batch=bucket, width=width, epoch=epoch_of(rules))
-            part = slice(start, start + rows_of_it)
-            plan.make(place, start, *[column[part].tobytes() for column in columns], shared.decision, shared.response)
+            plan.make(place, start, answers.words[start : start + rows_of_it].tobytes(), shared.decision, shared.response)
             start += rows_of_it
 
 

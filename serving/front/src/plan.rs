@@ -119,36 +119,24 @@ impl Plan {
         Ok(())
     }
 
-    /// Makes records and answers of what was decided for n requests of a group from `start` on: `slates` i32, `numerators` u32, `scores` f64
-    /// [n, L] and `sound` bool [n], as little-endian bytes; `decision` and `response`: what all of them share, serialised. A request without a
-    /// decision is left to others.
-    #[allow(clippy::too_many_arguments)]
-    fn make(
-        &self,
-        py: Python<'_>,
-        group: usize,
-        start: usize,
-        slates: &[u8],
-        numerators: &[u8],
-        scores: &[u8],
-        sound: &[u8],
-        decision: &[u8],
-        response: &[u8],
-    ) -> PyResult<()> {
+    /// Makes records and answers of what was decided for n requests of a group from `start` on: `answers`, n rows of words as the compiled
+    /// program gives them (bandits/packed.py); `decision` and `response`: what all of them share, serialised. A request without a decision is
+    /// left to others.
+    fn make(&self, py: Python<'_>, group: usize, start: usize, answers: &[u8], decision: &[u8], response: &[u8]) -> PyResult<()> {
         let mut state = self.state();
         let State { groups, bodies, responses, .. } = &mut *state;
         let group =
             groups.get(group).ok_or_else(|| PyValueError::new_err(format!("group: there is no {group}; give one of the plan's")))?;
-        let cells = sound.len() * group.slots;
-        if (slates.len(), numerators.len(), scores.len()) != (4 * cells, 4 * cells, 8 * cells) {
-            return Err(PyValueError::new_err(format!("make: the columns do not have {} x {} cells", sound.len(), group.slots)));
+        let size = 4 * answer_words(group.slots);
+        if answers.len() % size != 0 {
+            return Err(PyValueError::new_err(format!("answers: {} bytes are no rows of {size}", answers.len())));
         }
-        let Some(items) = group.items.get(start..start.saturating_add(sound.len())) else {
+        let Some(items) = group.items.get(start..start.saturating_add(answers.len() / size)) else {
             return Err(PyValueError::new_err(format!("start: {start} of {} requests", group.items.len())));
         };
-        for (row, decided) in items.iter().enumerate() {
-            let slots = drawn(row * group.slots..(row + 1) * group.slots, slates, numerators, scores);
-            if sound[row] == 0 || slots.is_empty() || slots.iter().any(|slot| slot.candidate >= decided.item.request.listed.count) {
+        for (answer, decided) in answers.chunks_exact(size).zip(items) {
+            let slots = drawn(answer, group.slots);
+            if slots.is_empty() || slots.iter().any(|slot| slot.candidate >= decided.item.request.listed.count) {
                 continue;
             }
             let data = decided.item.data(py);
@@ -240,19 +228,23 @@ impl Decided {
     }
 }
 
-/// The slots of a row, up to the end of its slate.
-fn drawn(cells: Range<usize>, slates: &[u8], numerators: &[u8], scores: &[u8]) -> Vec<Slot> {
-    let slot = |cell: usize| {
-        let candidate = usize::try_from(i32::from_le_bytes(four(slates, cell))).ok()?;
-        let (low, high) = (u32::from_le_bytes(four(scores, 2 * cell)), u32::from_le_bytes(four(scores, 2 * cell + 1)));
-        let score = f64::from_bits(u64::from(high) << 32 | u64::from(low));
-        Some(Slot { candidate, numerator: u32::from_le_bytes(four(numerators, cell)), score })
-    };
-    cells.map_while(slot).collect()
+/// Words of an answer with so many slots: slates i32, numerators u32, means and scales f64, and two of which the first says whether the
+/// request was sound.
+fn answer_words(slots: usize) -> usize {
+    6 * slots + 2
 }
 
-fn four(column: &[u8], word: usize) -> [u8; 4] {
-    let mut found = [0; 4];
-    found.copy_from_slice(&column[4 * word..4 * word + 4]);
-    found
+/// The slots of an answer, up to the end of its slate; none where the request was not sound.
+fn drawn(answer: &[u8], slots: usize) -> Vec<Slot> {
+    let four = |at: usize| [answer[4 * at], answer[4 * at + 1], answer[4 * at + 2], answer[4 * at + 3]];
+    let word = |at: usize| u32::from_le_bytes(four(at));
+    if word(6 * slots) == 0 {
+        return Vec::new();
+    }
+    let slot = |at: usize| {
+        let candidate = usize::try_from(i32::from_le_bytes(four(at))).ok()?;
+        let (low, high) = (word(2 * slots + 2 * at), word(2 * slots + 2 * at + 1));
+        Some(Slot { candidate, numerator: word(slots + at), score: f64::from_bits(u64::from(high) << 32 | u64::from(low)) })
+    };
+    (0..slots).map_while(slot).collect()
 }
