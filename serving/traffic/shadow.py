@@ -30,8 +30,8 @@ from serving.validate import Selection
 __all__ = ["Shadows", "ToScore", "to_score"]
 
 _logger = logging.getLogger(__name__)
-# Scored together, or as many as came together: one bucket. Nobody waits for a score, so the thread waits for company.
-_TOGETHER, _WAIT_S = 64, 0.05
+# Scored together, the largest compiled batch, or as many as have come. Nobody waits for a score, so the thread waits for company.
+_TOGETHER, _WAIT_S = 256, 0.05
 
 
 class ToScore(NamedTuple):
@@ -167,7 +167,7 @@ class Shadows:
 def _scores(group: Sequence[_Waiting]) -> ShadowScores:
     """What a shadow would have done; all of one shadow and shape."""
     (name, policy, decided, _), slots = group[0], group[0].decided.shape[1]
-    rows = np.concatenate([item.decided.rows_for(policy)[list(item.places)] for item in group])
+    rows = np.concatenate([_rows_of(item) for item in group])
     outputs = policy.decide_rows(rows, layout=decided.layout, slots=slots)
     named = [item.decided.actions[at] for item in group for at in item.places]
     actions = ["" if at == ABSENT else own[at] for own, slate in zip(named, outputs.slates.tolist(), strict=True) for at in slate]
@@ -183,6 +183,11 @@ def _scores(group: Sequence[_Waiting]) -> ShadowScores:
         numerators=outputs.numerators.astype("<u4").tobytes(),
         scores=outputs.mean.astype("<f8").tobytes(),
     )
+
+
+def _rows_of(item: _Waiting) -> np.ndarray:
+    rows = item.decided.rows_for(item.policy)
+    return rows if len(item.places) == len(rows) else rows[list(item.places)]
 
 
 def _framed(scores: ShadowScores, now_us: int) -> bytes:
