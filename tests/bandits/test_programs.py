@@ -8,7 +8,17 @@ import pytest
 
 from bandits.catalog import PolicySpec, build
 from bandits.policy import Batch, Dims
-from bandits.programs import BATCH_BUCKETS, candidate_bucket, compilations, run_decide, run_numerators, run_prepare, update_program
+from bandits.packed import RowLayout, pack
+from bandits.programs import (
+    BATCH_BUCKETS,
+    candidate_bucket,
+    compilations,
+    run_decide,
+    run_decide_rows,
+    run_numerators,
+    run_prepare,
+    update_program,
+)
 from bandits.quantise import DENOMINATOR
 from bandits.requests import Requests
 from tests.bandits.catalog_cases import by_kind
@@ -73,6 +83,21 @@ def test_a_batch_is_cut_into_the_calls_that_cost_least(rows: int, buckets: list[
     found = run_decide(spec("uniform"), params("uniform"), requests(rows), slots=2).bucket_batch.tolist()
     filled = [min(bucket, rows - sum(buckets[:place])) for place, bucket in enumerate(buckets)]
     assert found == [bucket for bucket, count in zip(buckets, filled, strict=True) for _ in range(count)]
+
+
+def test_large_rows_give_the_same_answers_wherever_they_lie() -> None:
+    every = requests(256, width=120)
+    layout = RowLayout(4, candidate_bucket(120), 0)
+    rows = pack(every, layout)
+    memory = np.zeros(rows.nbytes + 128, np.uint8)
+    wanted = run_decide(spec("linear_thompson"), params("linear_thompson"), every, slots=2)
+    for odd in (0, 4, 16):
+        start = -memory.ctypes.data % 64 + odd
+        moved = memory[start : start + rows.nbytes].view(np.uint32).reshape(rows.shape)
+        moved[:] = rows
+        found = run_decide_rows(spec("linear_thompson"), params("linear_thompson"), moved, layout=layout, slots=2)
+        np.testing.assert_array_equal(found.slates, wanted.slates)
+        np.testing.assert_array_equal(found.numerators, wanted.numerators)
 
 
 @pytest.mark.parametrize("name", by_kind())
