@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bandits.catalog import PolicySpec, build
-from bandits.policy import Batch, Dims
 from bandits.packed import RowLayout, pack
+from bandits.policy import Batch, Dims
 from bandits.programs import (
     BATCH_BUCKETS,
     candidate_bucket,
