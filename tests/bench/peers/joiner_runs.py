@@ -66,7 +66,8 @@ def _micro_batch(join: DictJoin, raws: Raws, folder: Path, offsets: Offsets) -> 
     topics, partitions, offsets_read, times = (
         pl.Series(column).to_list() for column in (raws.topics, raws.partitions, raws.offsets, raws.append_times_us)
     )
-    for topic, partition, payload, append_us in zip(topics, partitions, raws.payloads, times, strict=True):
+    payloads = raws.payloads.to_pylist() if isinstance(raws.payloads, pa.Array) else raws.payloads
+    for topic, partition, payload, append_us in zip(topics, partitions, payloads, times, strict=True):
         event = Event.FromString(payload)
         kind = str(event.WhichOneof("kind"))
         kinds.append(kind)
@@ -74,7 +75,7 @@ def _micro_batch(join: DictJoin, raws: Raws, folder: Path, offsets: Offsets) -> 
     if not kinds:
         return 0
     moves = [deltalake.Transaction(f"{p.topic}/{p.number}", offset) for p, offset in offsets.items()]
-    landed = pa.table([topics, partitions, offsets_read, kinds, list(raws.payloads)], schema=_EVENTS)
+    landed = pa.table([topics, partitions, offsets_read, kinds, payloads], schema=_EVENTS)
     properties = deltalake.CommitProperties(app_transactions=moves)
     deltalake.write_deltalake(folder / "events", landed, mode="append", commit_properties=properties)
     closed = join.closed()
