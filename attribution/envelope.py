@@ -6,9 +6,8 @@ Arrow IPC stream          0xFFFFFFFF first; one binary column `payload`, each va
 """
 
 import itertools
-import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -17,13 +16,14 @@ import pyarrow as pa
 from attribution.events import Raws
 from attribution.wire import bytes_of
 
-__all__ = ["BATCH_SCHEMA", "event_sizes", "pack", "unpacked"]
+__all__ = ["BATCH_SCHEMA", "Values", "event_sizes", "gathered", "joined", "pack", "unpacked"]
 
 Sizes = np.ndarray[Any, np.dtype[np.int64]]
+# Values of messages: in one array, but each by itself where they are streams of many events, which need no copy then.
+Values: TypeAlias = Sequence[bytes] | pa.BinaryArray
 
 BATCH_SCHEMA = pa.schema([pa.field("payload", pa.binary(), nullable=False)])
 _REGISTRY, _ARROW = b"\x00", b"\xff\xff\xff\xff"
-_is_stream = operator.methodcaller("startswith", _ARROW)
 _SCHEMA_ID_BYTES = 5
 # More indexes than a message can be deep in a file are no header.
 _MOST_INDEXES = 32
@@ -42,9 +42,23 @@ def event_sizes(payloads: Sequence[bytes]) -> tuple[Sizes, Sizes]:
     """How many events each value holds, and how many bytes they are in memory; one event of its own size where it is no stream that can
     be read. A stream may be compressed, so its own length says little."""
     counts, sizes = np.ones(len(payloads), dtype=np.int64), np.fromiter(map(len, payloads), dtype=np.int64, count=len(payloads))
-    for row in itertools.compress(range(len(payloads)), map(_is_stream, payloads)):
-        counts[row], sizes[row] = _stream_size(payloads[row])
+    # By the first byte of all at once: few values are streams, or nearly all.
+    if _ARROW[:1] in b"".join([payload[:1] for payload in payloads]):
+        for row in [row for row, payload in enumerate(payloads) if payload.startswith(_ARROW)]:
+            counts[row], sizes[row] = _stream_size(payloads[row])
     return counts, sizes
+
+
+def gathered(payloads: Sequence[bytes]) -> Values:
+    """The values of some messages as they are best kept."""
+    return payloads if payloads and payloads[0].startswith(_ARROW) else pa.array(payloads, pa.binary())
+
+
+def joined(parts: Sequence[Values]) -> Values:
+    """The values of all parts."""
+    if all(isinstance(part, pa.Array) for part in parts):
+        return pa.concat_arrays([pa.array([], pa.binary()), *parts])
+    return list(itertools.chain.from_iterable(part.to_pylist() if isinstance(part, pa.Array) else part for part in parts))
 
 
 def _stream_size(stream: bytes) -> tuple[int, int]:

@@ -7,14 +7,15 @@ error, never a gap. Append time is Kafka's record time, so the topics want `mess
 
 import operator
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from attribution.envelope import Values, gathered, joined
 from attribution.errors import LostRecords, SourceError
 from attribution.events import Raws
 from attribution.fetch_bounds import FetchBounds, Room, Size
@@ -27,6 +28,7 @@ TOPICS = ("decisions", "impressions", "rewards", "signals")
 _METADATA_TIMEOUT_S, _RECOUNT_TIMEOUT_S = 10.0, 1.0
 # Before the first fetch: a batch of the size that pays, and the brokers' own bound on a message.
 _FIRST_GUESS = Size(500, 1 << 20)
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
 _RESET = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 
@@ -85,8 +87,8 @@ class KafkaSource:
             self._seek(offsets)
         # Until the batch is whole the consumer's own place is not to be trusted: the next fetch seeks.
         self._assigned = {}
-        messages, values, left, full = self._consume() if self._partitions else ([], [], False, False)
-        raws = _columns(messages, values, prefix=self._prefix)
+        pieces, left, full = self._consume() if self._partitions else ([], False, False)
+        raws = _columns(pieces, prefix=self._prefix)
         following = {**offsets, **_ends(raws)}
         # What was left stands behind the consumer's own place: then the next fetch seeks too.
         self._assigned = {} if left else self._places(following)
@@ -142,21 +144,20 @@ class KafkaSource:
                     "them; give all four topics the same number and start again: rewards of decisions made before count as orphans"
                 )
 
-    def _consume(self) -> tuple[list[Message], list[bytes], bool, bool]:
-        """What fits into the bounds, and its values; whether some that came did not and is left; whether a bound was reached."""
-        room, taken, values = Room(self._bounds, largest=self._largest), list[Message](), list[bytes]()
+    def _consume(self) -> tuple[list["_Piece"], bool, bool]:
+        """What fits into the bounds; whether some that came did not and is left; whether a bound was reached."""
+        room, pieces = Room(self._bounds, largest=self._largest), list[_Piece]()
         deadline = time.monotonic() + self._timeout_s
         while not room.full:
             asked = room.chunk
             found = self._consumer.consume(num_messages=asked, timeout=max(deadline - time.monotonic(), 0.0))
-            theirs = [value or b"" for value in map(Message.value, found)]
-            count = room.take(theirs)
-            taken += found[:count]
-            values += theirs[:count]
+            values = [value or b"" for value in map(Message.value, found)]
+            count = room.take(values)
+            pieces += _pieces(found[:count], values[:count])
             if len(found) < asked or count < len(found):
                 break
-        self._largest = room.largest if taken else self._largest
-        return taken, values, count < len(found), room.full
+        self._largest = room.largest if pieces else self._largest
+        return pieces, count < len(found), room.full
 
     def _seek(self, offsets: Offsets) -> None:
         self._assigned = self._places(offsets)
@@ -187,40 +188,55 @@ def _refuse(message: Message) -> None:
     raise SourceError(f"{place}: {error}; mend the broker and start again: nothing was skipped")
 
 
-def _columns(messages: Sequence[Message], values: Sequence[bytes], *, prefix: str) -> Raws:
-    """The messages by column, topic by topic: one call a field and message, made from C, and no object of ours for each.
+class _Piece(NamedTuple):
+    """Some messages of one topic by column: record times in milliseconds, values as `gathered` has them."""
 
-    What lies together is decoded without being gathered first; the order within a partition stays.
+    topic: str
+    partitions: Numbers
+    offsets: Numbers
+    times_ms: Numbers
+    values: Values
+
+
+def _pieces(messages: Sequence[Message], values: Sequence[bytes]) -> list[_Piece]:
+    """The messages by topic: one call a field and message, made from C, and no object of ours for each.
+
+    Done while a chunk is in the processor's cache; and then its messages go, so that the next chunk's stand in the same memory.
     """
     if any(error is not None for error in map(Message.error, messages)):
         for message in messages:
             _refuse(message)
-    topics = list(map(Message.topic, messages))
-    numbers = {topic: number for number, topic in enumerate(dict.fromkeys(topics))}
-    which = np.fromiter(map(numbers.__getitem__, topics), dtype=np.int16, count=len(topics))
-    if (which[1:] < which[:-1]).any():
-        order = np.argsort(which, kind="stable")
-        which, places = which[order], order.tolist()
-        messages, values = list(map(messages.__getitem__, places)), list(map(values.__getitem__, places))
+    topics, count = list(map(Message.topic, messages)), len(messages)
+    partitions = np.fromiter(map(Message.partition, messages), dtype=np.int64, count=count)
+    offsets = np.fromiter(map(Message.offset, messages), dtype=np.int64, count=count)
+    times_ms = np.fromiter(map(operator.itemgetter(1), map(Message.timestamp, messages)), dtype=np.int64, count=count)
+    pieces = []
+    for name in dict.fromkeys(topics):
+        rows = [row for row, topic in enumerate(topics) if topic == name] if topics.count(name) < count else slice(None)
+        theirs = values[rows] if isinstance(rows, slice) else [values[row] for row in rows]
+        pieces.append(_Piece(name, partitions[rows], offsets[rows], times_ms[rows], gathered(theirs)))
+    return pieces
+
+
+def _columns(pieces: Sequence[_Piece], *, prefix: str) -> Raws:
+    """The pieces as one, topic by topic: what lies together is decoded without being gathered first. The order within a partition stays."""
+    numbers = {topic: number for number, topic in enumerate(dict.fromkeys(piece.topic for piece in pieces))}
+    pieces = sorted(pieces, key=lambda piece: numbers[piece.topic])
+    which = np.repeat([numbers[piece.topic] for piece in pieces], [piece.offsets.size for piece in pieces])
     names = pl.Series([topic.removeprefix(prefix) for topic in numbers], dtype=pl.String)
     return Raws(
-        topics=names.gather(which),
-        partitions=_numbers(map(Message.partition, messages), pl.Int32),
-        offsets=_numbers(map(Message.offset, messages), pl.Int64),
-        payloads=values,
-        append_times_us=_times_us(messages),
+        topics=names.gather(which.astype(np.int16)),
+        partitions=pl.Series(_joined([piece.partitions for piece in pieces]), dtype=pl.Int32),
+        offsets=pl.Series(_joined([piece.offsets for piece in pieces])),
+        payloads=joined([piece.values for piece in pieces]),
+        # 0 = the broker gave none.
+        append_times_us=pl.Series(np.maximum(_joined([piece.times_ms for piece in pieces]), 0) * 1000),
         damages={},
     )
 
 
-def _numbers(values: Iterable[int], kind: type[pl.DataType]) -> pl.Series:
-    return pl.Series(np.fromiter(values, dtype=np.int64), dtype=kind)
-
-
-def _times_us(messages: Sequence[Message]) -> pl.Series:
-    """Record times, microseconds since the epoch; 0 = the broker gave none."""
-    times_ms = map(operator.itemgetter(1), map(Message.timestamp, messages))
-    return pl.Series(np.maximum(np.fromiter(times_ms, dtype=np.int64, count=len(messages)), 0) * 1000)
+def _joined(columns: Sequence[Numbers]) -> Numbers:
+    return np.concatenate([np.zeros(0, dtype=np.int64), *columns])
 
 
 def _ends(raws: Raws) -> dict[Partition, int]:

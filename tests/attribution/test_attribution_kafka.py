@@ -95,7 +95,8 @@ def test_a_fetch_brings_topic_by_topic_and_each_partition_in_order() -> None:
     source.close()
     topics, places = list(raws.topics), list(zip(raws.topics, raws.partitions, raws.offsets, strict=True))
     assert len(topics) == 80 and sum(one != other for one, other in itertools.pairwise(topics)) == 1
-    assert list(raws.payloads) == [f"{topic} {2 * offset + number}".encode() for topic, number, offset in places]
+    assert isinstance(raws.payloads, pa.Array)
+    assert raws.payloads.to_pylist() == [f"{topic} {2 * offset + number}".encode() for topic, number, offset in places]
     assert list(raws.append_times_us) == [(1_700_000_000_000 + 2 * offset + number) * 1_000 for _, number, offset in places]
     for place in {place[:2] for place in places}:
         read = [offset for *of, offset in places if tuple(of) == place]
