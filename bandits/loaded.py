@@ -15,8 +15,8 @@ from bandits.programs import (
     BATCH_BUCKETS,
     AnswerRows,
     Outputs,
+    answer_rows,
     candidate_bucket,
-    decided_rows,
     run_decide,
     run_decide_rows,
     run_marginals,
@@ -58,9 +58,9 @@ class LoadedPolicy:
         """As `decide`, for requests that are already rows of words (`bandits.packed`), u32[n, words]."""
         return run_decide_rows(self._spec, self._params, rows, layout=layout, slots=slots)
 
-    def decided_rows(self, rows: np.ndarray, *, layout: RowLayout, slots: int) -> AnswerRows:
+    def answer_rows(self, rows: np.ndarray, *, layout: RowLayout, slots: int) -> AnswerRows:
         """As `decide_rows`, for one row or more, with the answers as rows too."""
-        return decided_rows(self._spec, self._params, rows, layout=layout, slots=slots)
+        return answer_rows(self._spec, self._params, rows, layout=layout, slots=slots)
 
     def slate_numerators(self, requests: Requests, slates: np.ndarray) -> np.ndarray:
         """Conditional propensities, out of 2^31, u32[n, L], of the given slates i32[n, L]; 0 where a slot is absent or impossible."""

@@ -25,9 +25,9 @@ __all__ = [
     "OFFLINE_BUCKETS",
     "AnswerRows",
     "Outputs",
+    "answer_rows",
     "candidate_bucket",
     "compilations",
-    "decided_rows",
     "run_decide",
     "run_decide_rows",
     "run_marginals",
@@ -97,10 +97,10 @@ def run_decide_rows(
     """Slates drawn for all requests, of at most `slots` slots each; `rows` u32[n, words] as `bandits.packed` lays them out."""
     if not len(rows):
         return _nothing(slots, layout.width)
-    return _outputs(decided_rows(spec, params, rows, layout=layout, slots=slots, buckets=buckets), layout.width)
+    return _outputs(answer_rows(spec, params, rows, layout=layout, slots=slots, buckets=buckets), layout.width)
 
 
-def decided_rows(
+def answer_rows(
     spec: PolicySpec, params: Any, rows: np.ndarray, *, layout: RowLayout, slots: int, buckets: Sequence[int] = BATCH_BUCKETS
 ) -> AnswerRows:
     """As `run_decide_rows`, for one row or more, with the answers as rows too."""

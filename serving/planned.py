@@ -220,7 +220,7 @@ class Planned:
         assert kept is not None
         rules, (policy, assignment) = kept.rules, kept.arms[arm]
         layout = RowLayout(rules.context_size, width, rules.feature_size)
-        answers = policy.decided_rows(np.frombuffer(rows, np.uint32).reshape(-1, layout.words), layout=layout, slots=slots)
+        answers = policy.answer_rows(np.frombuffer(rows, np.uint32).reshape(-1, layout.words), layout=layout, slots=slots)
         by = DecidedBy(policy, assignment, kept.served.kill_switch)
         start = 0
         # A batch that goes through the program in parts may have parts of another shape.
