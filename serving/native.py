@@ -4,8 +4,10 @@
 were being answered; every other call is run as grpcio would run it, on a pool of threads, with a context of the same shape.
 """
 
+import contextlib
 import logging
 import math
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -107,6 +109,26 @@ def front() -> Any:
     return slateloop_front
 
 
+@contextlib.contextmanager
+def _interrupting_nobody() -> Iterator[None]:
+    """A thread that is started within does not take the core from one that runs when it wakes, on Linux, where that may be asked for.
+
+    On a core of its own the I/O thread else interrupts the deciding one at every packet; so it reads together what has come meanwhile
+    (measured at 10,000 calls a second: p50 0.60 ms for 0.70, p99 2.4 for 3.2, by turns). It sleeps no longer where a core is idle.
+    """
+    if not hasattr(os, "SCHED_BATCH"):
+        yield
+        return
+    before = os.sched_getscheduler(0)
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, before, os.sched_param(0))
+
+
 class FrontStages:
     """What Prometheus reads of a front: how long batches took, by stage."""
 
@@ -179,7 +201,8 @@ class NativeServer:
     def start(self) -> None:
         """Answers, until `stop`."""
         self._thread.start()
-        self._front.start()
+        with _interrupting_nobody():
+            self._front.start()
 
     def stop(self, grace: float | None) -> threading.Event:
         """Takes no more connections and gives running calls `grace` seconds. The event is set when all is closed."""
