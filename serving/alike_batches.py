@@ -28,7 +28,8 @@ __all__ = ["AlikeBatches"]
 
 
 class Written(NamedTuple):
-    """Serialised Decisions without their times, the SelectBatchResponse that tells of them, and the SelectResponses in it."""
+    """Serialised Decisions without their times, the SelectBatchResponse that tells of them, and the SelectResponses in it (where the
+    requests have no ids to remember them by, perhaps none)."""
 
     bodies: Sequence[bytes]
     message: bytes
@@ -121,9 +122,14 @@ def _hashes(batch: Alike) -> list[bytes]:
 def _decision_ids(rules: TaskRules, policy: LoadedPolicy, request_ids: Sequence[bytes]) -> list[bytes]:
     """As `bandits.keys.decision_id` for each."""
     before, behind = around_request(rules.tenant, rules.name, WHOLE.arm, policy.digest)
-    hashed, size = hashlib.blake2b, DECISION_ID_BYTES
-    texts = [b"".join((before, len(own).to_bytes(4, "little"), own, behind)) for own in request_ids]
-    return [hashed(text, digest_size=size).digest() for text in texts]
+    lengths = {*map(len, request_ids)}
+    begun = {size: hashlib.blake2b(before + size.to_bytes(4, "little"), digest_size=DECISION_ID_BYTES) for size in lengths}
+    ids = []
+    for own in request_ids:
+        hashed = begun[len(own)].copy()
+        hashed.update(own + behind)
+        ids.append(hashed.digest())
+    return ids
 
 
 def _rows(batch: Alike, policy: LoadedPolicy, ids: Sequence[bytes], layout: RowLayout) -> np.ndarray:
@@ -173,7 +179,8 @@ def _as_blocks(
     begun = _result_head(size)
     message = block(n, [begun, *response]).tobytes()
     step = len(begun) + size
-    return Written(DecisionBlock(n, decision), message, [message[at + len(begun) : at + step] for at in range(0, n * step, step)])
+    kept = range(0, n * step, step) if batch.request_ids else ()
+    return Written(DecisionBlock(n, decision), message, [message[at + len(begun) : at + step] for at in kept])
 
 
 def _row_by_row(

@@ -145,7 +145,9 @@ class LogWriter:
     def _append(self, framed: Callable[[int], Iterable[bytes | memoryview]]) -> int:
         with self._turn:
             segment = self._writable()
-            data = b"".join(framed(self._turn.time(self._now_us())))
+            parts = [*framed(self._turn.time(self._now_us()))]
+            # What is whole already is not copied once more.
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
             self._write(segment, data)
             return segment.end + len(data)
 
@@ -156,7 +158,7 @@ class LogWriter:
             self._sync.close()
         self._turn.close()
 
-    def _write(self, segment: _Segment, data: bytes) -> None:
+    def _write(self, segment: _Segment, data: bytes | memoryview) -> None:
         try:
             written = os.write(segment.descriptor, data)
         except OSError as error:
