@@ -358,8 +358,10 @@ def _beside_peer(world: World, server: Any, name: str, peer: Peer | None, fault:
         return Figure(title, 0.0, "requests/s", target, "higher", name, None, None, 0, fault)
     ratios, mine, theirs = [], [], []
     for _ in range(rounds):
-        mine.append(world.load(server, "Select", "one", seconds=seconds, shape=(4, 8)).rate)
-        theirs.append(peer.load(core=world.load_core, seconds=seconds).rate)
+        with peer.server.paused():
+            mine.append(world.load(server, "Select", "one", seconds=seconds, shape=(4, 8)).rate)
+        with server.paused():
+            theirs.append(peer.load(core=world.load_core, seconds=seconds).rate)
         ratios.append(mine[-1] / theirs[-1])
     value, rate, ratio = float(np.median(mine)), float(np.median(theirs)), float(np.median(ratios))
     return Figure(title, value, "requests/s", target, "higher", peer.title, rate, ratio, rounds, f"ratio by round: {_spread(ratios)}")

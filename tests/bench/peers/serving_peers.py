@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peers.serving_load import Load, Pinned, h2load
+from peers.serving_load import Load, Pinned, family, h2load
 from peers.workers import installed
 
 __all__ = ["PEERS", "Peer", "peer_server"]
@@ -78,12 +78,10 @@ def peer_server(name: str, *, folder: Path, scratch: Path, core: int, spare: int
 
 def move_others(pid: int, *, answering: tuple[str, ...], core: int) -> None:
     """Moves a process and whatever it started to a core, but for the processes of these names."""
-    waiting = [pid]
-    while waiting:
-        one = Path(f"/proc/{waiting.pop()}")
+    for found in family(pid):
+        one = Path(f"/proc/{found}")
         # Some come and go.
         with contextlib.suppress(OSError):
-            waiting += [int(child) for task in (one / "task").iterdir() for child in (task / "children").read_text().split()]
             if not any(name in (one / "cmdline").read_text() for name in answering):
                 for task in (one / "task").iterdir():
                     os.sched_setaffinity(int(task.name), {core})
