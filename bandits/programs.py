@@ -170,14 +170,15 @@ def _chunks(n: int, allowed: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         start += bucket
 
 
-@functools.lru_cache(maxsize=1024)
+# All that are ever asked for: fewer than the largest bucket, by the buckets that are still allowed.
+@functools.lru_cache(maxsize=4096)
 def _cheapest(n: int, allowed: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
     """Cost in rows, and buckets, the largest first, of the cheapest calls for n requests; of equal costs the one with fewer calls."""
-    if n <= 0:
+    if n == 0:
         return 0, ()
     found = []
     for bucket in allowed:
-        cost, behind = _cheapest(n - bucket, tuple(size for size in allowed if size <= bucket))
+        cost, behind = _cheapest(max(n - bucket, 0), tuple(size for size in allowed if size <= bucket))
         found.append((_CALL_ROWS + bucket + cost, 1 + len(behind), (bucket, *behind)))
     cost, _, buckets = min(found)
     return cost, buckets
