@@ -9,7 +9,6 @@ must allow twice as many) and looks at the p99 of another client's calls before 
 
 import argparse
 import contextlib
-import importlib.util
 import socket
 import sys
 import tempfile
@@ -24,29 +23,18 @@ import yaml
 from peers.figures import Figure, printed
 from peers.open_loop import open_loop
 from peers.serving_load import Pinned
+from peers.serving_world import SERVICE, TASK, checked, world_in
 
 from bandits.allocation import ExperimentState, moved
 from protos.log_files import SHADOWS, end_offset
 from protos.task import TaskFile
 
 ROOT = Path(__file__).resolve().parents[2]
-# This folder's serving.py has the name of the room, so each is asked for by its own way.
+# This folder's serving.py has the name of the room, which is to be found first.
 sys.path.insert(0, str(ROOT))
 from serving.tasks import parse_rules  # noqa: E402
 from serving.traffic.experiments import Experiments  # noqa: E402
 
-
-def _neighbour(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"bench_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-_bench = _neighbour("serving")
-SERVICE, TASK, World, checked, world_in = _bench.SERVICE, _bench.TASK, _bench.World, _bench.checked, _bench.world_in
 SHAPE = (4, 8)
 EXPERIMENTS: dict[str, Any] = {
     "holdout": {"share": 0.05},
