@@ -28,6 +28,7 @@ __all__ = [
     "answer_rows",
     "candidate_bucket",
     "compilations",
+    "empty_rows",
     "run_decide",
     "run_decide_rows",
     "run_marginals",
@@ -105,6 +106,11 @@ def answer_rows(
 ) -> AnswerRows:
     """As `run_decide_rows`, for one row or more, with the answers as rows too."""
     return _run(_decide_program(spec, layout, slots), params, rows, None, buckets)
+
+
+def empty_rows(n: int, layout: RowLayout) -> np.ndarray:
+    """Rows to be filled, u32[n, words], where a program reads them without a copy."""
+    return _aligned(4 * n * layout.words).view(np.uint32).reshape(n, layout.words)
 
 
 def run_numerators(spec: PolicySpec, params: Any, requests: Requests, slates: np.ndarray) -> Outputs:
@@ -188,13 +194,16 @@ def _fitted(column: np.ndarray, rows: int, *, fill: int = 0) -> np.ndarray:
     """The column in an array of `rows` rows that XLA can take as it is. (numpy's own `pad` costs ten times as much.)"""
     if len(column) == rows and (column.nbytes < _COPIED or _address(column) % _ALIGNED == 0):
         return column
-    size = rows * column[0].nbytes
-    memory = np.empty(size + _ALIGNED, np.uint8)
-    start = -_address(memory) % _ALIGNED
-    fitted = memory[start : start + size].view(column.dtype).reshape(rows, *column.shape[1:])
+    fitted = _aligned(rows * column[0].nbytes).view(column.dtype).reshape(rows, *column.shape[1:])
     fitted[: len(column)] = column
     fitted[len(column) :] = fill
     return fitted
+
+
+def _aligned(size: int) -> np.ndarray:
+    memory = np.empty(size + _ALIGNED, np.uint8)
+    start = -_address(memory) % _ALIGNED
+    return memory[start : start + size]
 
 
 def _address(array: np.ndarray) -> int:

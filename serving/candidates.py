@@ -38,6 +38,11 @@ class CandidateList:
         self._words: dict[tuple[str, int], bytes] = {}
         self._set_heads: dict[int, bytes] = {}
 
+    @functools.cached_property
+    def names(self) -> np.ndarray:
+        """The ids as an array of objects [K + 1], with "" behind them, which ABSENT picks."""
+        return np.array([*self.actions, ""], object)
+
     def set_head(self, size: int) -> bytes:
         """The field `candidates` of a Decision up to `size` bytes of packed features, which are all that follows."""
         found = self._set_heads.get(size)

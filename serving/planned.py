@@ -29,7 +29,7 @@ from serving.record import DecidedBy, shared_fields
 from serving.servicer import results
 from serving.snapshots import WHOLE, Served, SnapshotHolder
 from serving.tasks import TaskKey, TaskRules
-from serving.traffic.shadow import Shadows, ToScore
+from serving.traffic.shadow import Shadows, ToScore, shares_units
 
 __all__ = ["Planned", "PlannedBatches", "Ready"]
 
@@ -154,9 +154,10 @@ class Planned:
         for place, (number, _, width, slots, rows) in enumerate(ready.groups):
             kept = ready.kept[number]
             if kept is not None and kept.served.beside is not None and kept.served.beside.shadows:
-                made = ready.plan.made(place)
-                if made:
-                    shadows.take(_to_score(made, kept.rules, (width, slots), rows), kept.served.beside.shadows, kept.served)
+                told = kept.served.beside.shadows
+                made = _to_score(ready.plan.made(place, shares_units(told)), kept.rules, (width, slots), rows)
+                if made.ids:
+                    shadows.take(made, told, kept.served)
 
     def _tell(self, number: int, holder: SnapshotHolder) -> None:
         """Tells the planner of a task if it is another than it was."""
@@ -285,12 +286,16 @@ def _runs(buckets: np.ndarray) -> list[tuple[int, int]]:
     return [(int(buckets[begin]), end - begin) for begin, end in itertools.pairwise(begins)]
 
 
-def _to_score(made: Sequence[tuple[int, bytes, bytes, bytes]], rules: TaskRules, shape: tuple[int, int], rows: bytes) -> ToScore:
+def _to_score(
+    made: tuple[bytes | None, bytes, list[bytes], list[bytes], bytes], rules: TaskRules, shape: tuple[int, int], rows: bytes
+) -> ToScore:
     """Decisions that were made of `rows`, as shadows are told them."""
-    places, ids, units, encoded = zip(*made, strict=True)
-    lists = [_listed(one) for one in encoded]
-    rows_for = functools.partial(_rows_for, rows, places, lists, RowLayout(rules.context_size, shape[0], rules.feature_size))
-    return ToScore(rules, shape, [unit.decode() for unit in units], ids, [listed.actions for listed in lists], rows_for)
+    made_rows, ids, units, encoded, which = made
+    lists, listed_at = [_listed(one) for one in encoded], np.frombuffer(which, np.int32) if len(encoded) > 1 else None
+    places = None if made_rows is None else np.frombuffer(made_rows, np.uint32)
+    layout = RowLayout(rules.context_size, shape[0], rules.feature_size)
+    write_rows = functools.partial(_write_rows, rows, places, lists, listed_at, layout)
+    return ToScore(rules, shape, [unit.decode() for unit in units], ids, lists, listed_at, write_rows)
 
 
 @functools.lru_cache(maxsize=KEPT_LISTS)
@@ -300,12 +305,25 @@ def _listed(encoded: bytes) -> CandidateList:
     return listed
 
 
-def _rows_for(rows: bytes, places: Sequence[int], lists: Sequence[CandidateList], layout: RowLayout, policy: LoadedPolicy) -> np.ndarray:
-    """Those of the rows at some places, with the words that their candidates have for this policy."""
-    found = np.frombuffer(rows, np.uint32).reshape(-1, layout.words)[list(places)]
-    words = b"".join([listed.words(policy, layout.width) for listed in lists])
-    found[:, layout.numbers : layout.numbers + 3 * layout.width] = np.frombuffer(words, np.uint32).reshape(len(lists), -1)
-    return found
+def _write_rows(
+    rows: bytes,
+    made: np.ndarray | None,
+    lists: Sequence[CandidateList],
+    which: np.ndarray | None,
+    layout: RowLayout,
+    policy: LoadedPolicy,
+    places: np.ndarray | None,
+    into: np.ndarray,
+) -> None:
+    """Those of the rows that were made decisions of (None = all), at some places among these, with the words of their candidates for this
+    policy; see ToScore."""
+    kept = made if places is None else places if made is None else made[places]
+    all_rows = np.frombuffer(rows, np.uint32).reshape(-1, layout.words)
+    into[:] = all_rows if kept is None else all_rows[kept]
+    words = np.frombuffer(b"".join([listed.words(policy, layout.width) for listed in lists]), np.uint32).reshape(len(lists), -1)
+    if which is not None:
+        words = words[which if places is None else which[places]]
+    into[:, layout.numbers : layout.numbers + 3 * layout.width] = words
 
 
 def _about(kept: _Kept) -> dict[str, Any]:

@@ -13,13 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bandits.keys import DECISION_ID_BYTES
 from bandits.loaded import LoadedPolicy
 from bandits.packed import RowLayout
 from bandits.planout import uniform
+from bandits.programs import empty_rows
 from bandits.requests import logged_draw_key
-from bandits.slates import ABSENT
 from protos.events_pb2 import ShadowScores
 from protos.framing import frame
+from serving.candidates import CandidateList
 from serving.decide import draw_epoch, row_of
 from serving.errors import LogUnavailable
 from serving.snapshots import Served
@@ -27,7 +29,7 @@ from serving.tasks import TaskKey, TaskRules
 from serving.traffic.beside import Shadowed, policy_of
 from serving.validate import Selection
 
-__all__ = ["Shadows", "ToScore", "to_score"]
+__all__ = ["Shadows", "ToScore", "shares_units", "to_score"]
 
 _logger = logging.getLogger(__name__)
 # Scored together, the largest compiled batch, or as many as have come. Nobody waits for a score, so the thread waits for company.
@@ -35,20 +37,35 @@ _TOGETHER, _WAIT_S = 256, 0.05
 
 
 class ToScore(NamedTuple):
-    """Decisions of one task that were decided in one compiled `shape` (candidates, slots), as shadows see them: columns of n, and the
-    requests as rows of words u32[n, words] for any policy."""
+    """Decisions of one task that were decided in one compiled `shape` (candidates, slots), as shadows see them: columns of n.
+
+    `ids` of 16 bytes each. `units` or none at all, where no shadow has a share of them. Decision i has the candidates `lists[which[i]]`;
+    `which` i32[n], or None where all have the only list. `write_rows(policy, places, into)`: writes the requests at some places (None =
+    all) as rows of words for any policy, u32[n, words].
+    """
 
     rules: TaskRules
     shape: tuple[int, int]
     units: Sequence[str]
-    ids: Sequence[bytes]
-    actions: Sequence[tuple[str, ...]]
-    rows_for: Callable[[LoadedPolicy], np.ndarray]
+    ids: bytes
+    lists: Sequence[CandidateList]
+    which: np.ndarray | None
+    write_rows: Callable[[LoadedPolicy, np.ndarray | None, np.ndarray], None]
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return len(self.ids) // DECISION_ID_BYTES
 
     @property
     def layout(self) -> RowLayout:
         """Of its rows."""
         return RowLayout(self.rules.context_size, self.shape[0], self.rules.feature_size)
+
+
+def shares_units(shadows: Sequence[Shadowed]) -> bool:
+    """Must they be told the units of decisions?"""
+    return any(shadow.share < 1 for shadow in shadows)
 
 
 def to_score(decided: Sequence[tuple[Selection, bytes]]) -> list[ToScore]:
@@ -63,15 +80,21 @@ def to_score(decided: Sequence[tuple[Selection, bytes]]) -> list[ToScore]:
 
 def _as_columns(group: Sequence[tuple[Selection, bytes]], shape: tuple[int, int]) -> ToScore:
     selections, ids = zip(*group, strict=True)
-    units, actions = [found.unit_id for found in selections], [found.candidates.actions for found in selections]
-    return ToScore(selections[0].rules, shape, units, ids, actions, functools.partial(_rows, group, shape[0]))
+    places: dict[CandidateList, int] = {}
+    listed = [places.setdefault(found.candidates, len(places)) for found in selections]
+    which = np.array(listed, np.int32) if len(places) > 1 else None
+    units = [found.unit_id for found in selections]
+    return ToScore(selections[0].rules, shape, units, b"".join(ids), list(places), which, functools.partial(_write_rows, group, shape[0]))
 
 
-def _rows(group: Sequence[tuple[Selection, bytes]], width: int, policy: LoadedPolicy) -> np.ndarray:
+def _write_rows(
+    group: Sequence[tuple[Selection, bytes]], width: int, policy: LoadedPolicy, places: np.ndarray | None, into: np.ndarray
+) -> None:
     rules = group[0][0].rules
     layout = RowLayout(rules.context_size, width, rules.feature_size)
-    rows = b"".join([row_of(selection, policy, _key(selection, decision_id), layout) for selection, decision_id in group])
-    return np.frombuffer(rows, np.uint32).reshape(len(group), layout.words)
+    found = group if places is None else [group[place] for place in places]
+    rows = b"".join([row_of(selection, policy, _key(selection, decision_id), layout) for selection, decision_id in found])
+    into[:] = np.frombuffer(rows, np.uint32).reshape(into.shape)
 
 
 def _key(selection: Selection, decision_id: bytes) -> bytes:
@@ -85,12 +108,35 @@ def _key(selection: Selection, decision_id: bytes) -> bytes:
 
 
 class _Waiting(NamedTuple):
-    """The shadow that is to be scored, and the decisions for which: those at some places among others."""
+    """The shadow that is to be scored, and the decisions for which: those at some places among others; None = all of them."""
 
     name: str
     policy: LoadedPolicy
     decided: ToScore
-    places: Sequence[int]
+    places: np.ndarray | None
+
+    @property
+    def size(self) -> int:
+        """Of decisions."""
+        return self.decided.size if self.places is None else len(self.places)
+
+    def cut(self, count: int) -> tuple["_Waiting", "_Waiting"]:
+        """The first so many decisions, and the others."""
+        places = np.arange(self.size) if self.places is None else self.places
+        return self._replace(places=places[:count]), self._replace(places=places[count:])
+
+    def ids(self) -> bytes:
+        """Of the decisions, joined."""
+        ids = self.decided.ids
+        return ids if self.places is None else np.frombuffer(ids, np.uint8).reshape(-1, DECISION_ID_BYTES)[self.places].tobytes()
+
+    def actions(self, slates: np.ndarray) -> list[str]:
+        """Names of the candidates in slates i32[count, L]; "" where a slot is absent."""
+        lists, which = self.decided.lists, self.decided.which
+        if which is None:
+            return _named(lists[0], slates)
+        which = which if self.places is None else which[self.places]
+        return [name for place, slate in zip(which.tolist(), slates, strict=True) for name in _named(lists[place], slate)]
 
 
 class Shadows:
@@ -111,16 +157,16 @@ class Shadows:
     def take(self, decided: ToScore, shadows: Sequence[Shadowed], served: Served) -> None:
         """Leaves decisions for later."""
         for shadow in shadows:
-            places: Sequence[int] = range(len(decided.ids))
-            if shadow.share < 1:
-                places = [at for at in places if uniform(f"shadow.{shadow.name}", decided.units[at]) < shadow.share]
+            places = None if shadow.share >= 1 else _drawn(shadow, decided.units)
+            found = _Waiting(shadow.name, policy_of(shadow.policy, served), decided, places)
             with self._lock:
                 room = max(self._most - self._waiting, 0)
-                self.left_out += max(len(places) - room, 0)
-                places = places[:room]
-                self._waiting += len(places)
-            if places:
-                self._queue.append(_Waiting(shadow.name, policy_of(shadow.policy, served), decided, places))
+                if found.size > room:
+                    self.left_out += found.size - room
+                    found, _ = found.cut(room)
+                self._waiting += found.size
+            if found.size:
+                self._queue.append(found)
 
     def close(self) -> None:
         """Scores what waits, and ends."""
@@ -141,7 +187,7 @@ class Shadows:
         for item in self._taken():
             groups.setdefault((item.name, item.policy.digest, item.decided.shape), []).append(item)
         for group in groups.values():
-            count = sum(len(item.places) for item in group)
+            count = sum(item.size for item in group)
             try:
                 self._append_framed(functools.partial(_framed, _scores(group)))
                 self.scored += count
@@ -157,27 +203,43 @@ class Shadows:
         taken: list[_Waiting] = []
         count = 0
         while self._queue and count < _TOGETHER:
-            taken.append(self._queue.popleft())
-            count += len(taken[-1].places)
+            item = self._queue.popleft()
+            if item.size > _TOGETHER - count:
+                # A few more would be a call of their own.
+                item, rest = item.cut(_TOGETHER - count)
+                self._queue.appendleft(rest)
+            taken.append(item)
+            count += item.size
         with self._lock:
             self._waiting -= count
         return taken
 
 
+def _drawn(shadow: Shadowed, units: Sequence[str]) -> np.ndarray:
+    """Places of the units that are in a shadow's share."""
+    return np.array([at for at, unit in enumerate(units) if uniform(f"shadow.{shadow.name}", unit) < shadow.share], np.intp)
+
+
 def _scores(group: Sequence[_Waiting]) -> ShadowScores:
     """What a shadow would have done; all of one shadow and shape."""
-    (name, policy, decided, _), slots = group[0], group[0].decided.shape[1]
-    rows = np.concatenate([_rows_of(item) for item in group])
-    outputs = policy.decide_rows(rows, layout=decided.layout, slots=slots)
-    named = [item.decided.actions[at] for item in group for at in item.places]
-    actions = ["" if at == ABSENT else own[at] for own, slate in zip(named, outputs.slates.tolist(), strict=True) for at in slate]
+    name, policy, decided, _ = group[0]
+    rows = empty_rows(sum(item.size for item in group), decided.layout)
+    start = 0
+    for item in group:
+        item.decided.write_rows(policy, item.places, rows[start : start + item.size])
+        start += item.size
+    outputs = policy.decide_rows(rows, layout=decided.layout, slots=decided.shape[1])
+    actions: list[str] = []
+    for item in group:
+        at = len(actions) // decided.shape[1]
+        actions += item.actions(outputs.slates[at : at + item.size])
     return ShadowScores(
         tenant=decided.rules.tenant,
         task=decided.rules.name,
         name=name,
         policy=policy.manifest.policy,
         snapshot_digest=policy.digest,
-        decision_ids=b"".join([item.decided.ids[at] for item in group for at in item.places]),
+        decision_ids=b"".join([item.ids() for item in group]),
         slots=outputs.slates.shape[1],
         actions=actions,
         numerators=outputs.numerators.astype("<u4").tobytes(),
@@ -185,9 +247,9 @@ def _scores(group: Sequence[_Waiting]) -> ShadowScores:
     )
 
 
-def _rows_of(item: _Waiting) -> np.ndarray:
-    rows = item.decided.rows_for(item.policy)
-    return rows if len(item.places) == len(rows) else rows[list(item.places)]
+def _named(listed: CandidateList, slates: np.ndarray) -> list[str]:
+    names: list[str] = listed.names[slates].ravel().tolist()
+    return names
 
 
 def _framed(scores: ShadowScores, now_us: int) -> bytes:

@@ -263,19 +263,45 @@ def test_a_task_whose_decisions_depend_on_what_is_beside_them_is_left_to_the_eng
     assert world.agrees(body("named candidates"))
 
 
+def rows_of(told: ToScore, policy: Any, places: Any = None) -> np.ndarray:
+    rows = np.zeros((told.size if places is None else len(places), told.layout.words), np.uint32)
+    told.write_rows(policy, places, rows)
+    return rows
+
+
 @pytest.mark.parametrize(("task", "name"), [("shop", "named candidates"), ("both", "all of it"), ("sticky", "")])
 def test_shadows_are_told_of_a_decision_what_the_engine_tells_them(task: str, name: str, world: World) -> None:
     rules = world.holders["default", task].rules
     data = body(name) if name else request(rules, unit_id="m").SerializeToString()
     other: Any = SimpleNamespace(digest="other", action_index={"c": 0, "a": 1}, cold_action=2)
-    with beside(world, task, shadows=(Shadowed("s", BASELINE, 1.0),)) as served:
+    with beside(world, task, shadows=(Shadowed("s", BASELINE, 0.5),)) as served:
         world.told.clear()
         assert world.agrees(data)
     by_planner, by_engine = world.told
-    for planned, found in zip(by_planner[:-1], by_engine[:-1], strict=True):
-        assert list(planned) == list(found) if isinstance(found, list | tuple) else planned is found
+    assert by_planner.rules is by_engine.rules and by_planner[1:4] == by_engine[1:4]
+    assert [listed.actions for listed in by_planner.lists] == [listed.actions for listed in by_engine.lists]
+    assert by_planner.which is by_engine.which is None
     for policy in (served.champion, served.baseline, other):
-        assert np.array_equal(by_planner.rows_for(policy), by_engine.rows_for(policy))
+        assert np.array_equal(rows_of(by_planner, policy), rows_of(by_engine, policy))
+
+
+def test_shadows_are_told_the_list_of_each_decision_of_a_batch(world: World) -> None:
+    first, other = (SelectRequest.FromString(body("named candidates")) for _ in range(2))
+    other.candidates.actions[:] = reversed(first.candidates.actions)
+    messages = [SelectRequest.FromString(one.SerializeToString()) for one in (first, other, other, first)]
+    for number, message in enumerate(messages):
+        message.request_id = f"listed-{number}"
+    with beside(world, "shop", shadows=(Shadowed("s", BASELINE, 1.0),)) as served:
+        world.told.clear()
+        world.planned.answer([message.SerializeToString() for message in messages])
+        world.engine.answer(messages)
+    by_planner, by_engine = world.told
+    assert by_planner.units == [] and by_planner.ids == by_engine.ids
+    for told in world.told:
+        assert told.which is not None
+        assert [told.lists[at].actions for at in told.which] == [tuple(message.candidates.actions) for message in messages]
+    for places in (None, np.array([0, 2, 3])):
+        assert np.array_equal(rows_of(by_planner, served.champion, places), rows_of(by_engine, served.champion, places))
 
 
 def test_shadows_are_told_of_no_request_without_a_decision(world: World) -> None:
@@ -287,7 +313,7 @@ def test_shadows_are_told_of_no_request_without_a_decision(world: World) -> None
         first = world.planned.answer([named, sound.replace(packed, b"\xff" * len(packed)), sound])
         assert world.planned.answer([named]) == [first[0]]
     wanted = [SelectResponse.FromString(answer).decision_id for answer in first if answer is not None]
-    assert [name for one in world.told for name in one.ids] == wanted and len(wanted) == 2
+    assert b"".join(one.ids for one in world.told) == b"".join(wanted) and len(wanted) == 2
 
 
 def test_a_log_that_takes_nothing_answers_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

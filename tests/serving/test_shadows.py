@@ -10,13 +10,15 @@ import pytest
 from bandits.config import TaskPolicy
 from bandits.first import ensure_champion
 from bandits.requests import Requests
+from bandits.slates import ABSENT
 from bandits.store import Store
 from protos.events_pb2 import Event, ShadowScores
 from protos.log_files import DECISIONS, SHADOWS
+from serving.candidates import candidate_list
 from serving.client import PolicyClient
 from serving.decision_log import LogWriter, stamp_append
 from serving.snapshots import Served
-from serving.traffic.shadow import Shadows, ToScore, _framed
+from serving.traffic.shadow import Shadows, ToScore, _framed, _Waiting
 from tests.serving.kit import TASK, promote, publish, records_of, select_request, serving_from, written
 
 SHOP = {**TASK, "traffic": {"shadows": {"even": {"policy": {"name": "uniform", "floor": 1.0}}, "old": {"serves": "baseline"}}}}
@@ -82,7 +84,7 @@ class Waits:
 def item(unit: str = "u", share: float = 1.0, count: int = 1) -> tuple[ToScore, Any]:
     """Decisions of one unit, and a shadow."""
     rules: Any = SimpleNamespace(name="shop")
-    decided = ToScore(rules, (8, 1), [unit] * count, [b"i" * 16] * count, [("a",)] * count, lambda policy: np.zeros((count, 1), np.uint32))
+    decided = ToScore(rules, (8, 1), [unit] * count, b"i" * 16 * count, [candidate_list(("a",))], None, lambda policy, places, into: None)
     return decided, SimpleNamespace(name="s", share=share, policy=SimpleNamespace(digest="d"))
 
 
@@ -96,6 +98,17 @@ def test_more_than_may_wait_is_left_out_and_counted(monkeypatch: pytest.MonkeyPa
     assert waits.shadows._waiting == 0
 
 
+def test_as_many_are_scored_together_as_the_largest_batch_holds_and_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = Waits(monkeypatch)
+    for _ in range(3):
+        decided, shadow = item(count=100)
+        waits.shadows.take(decided, [shadow], SERVED)
+    together = [waits.shadows._taken() for _ in range(2)]
+    assert [[one.size for one in taken] for taken in together] == [[100, 100, 56], [44]]
+    assert together[0][2].places is not None and together[1][0].places is not None
+    assert [*together[0][2].places, *together[1][0].places] == list(range(100)) and waits.shadows._waiting == 0
+
+
 def test_a_share_of_units_is_scored_always_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     waits = Waits(monkeypatch)
     for _ in range(2):
@@ -104,6 +117,17 @@ def test_a_share_of_units_is_scored_always_the_same(monkeypatch: pytest.MonkeyPa
             waits.shadows.take(decided, [shadow], SERVED)
     # 1,000 units at 0.3: 4.9 standard deviations are 71.
     assert len(waits.shadows._queue) % 2 == 0 and abs(len(waits.shadows._queue) / 2 - 300) < 71
+
+
+def test_each_decision_is_scored_with_the_names_of_its_own_list() -> None:
+    decided, _ = item(count=3)
+    lists = [candidate_list(("a", "b")), candidate_list(("c", "d"))]
+    decided = decided._replace(ids=b"".join(bytes([number]) * 16 for number in range(3)), lists=lists, which=np.array([0, 1, 0]))
+    slates = np.array([[1, ABSENT], [0, 1], [0, 1]], np.int32)
+    policy: Any = None
+    all_of_it, some = (_Waiting("s", policy, decided, places) for places in (None, np.array([1, 2])))
+    assert all_of_it.actions(slates) == ["b", "", "c", "d", "a", "b"] and all_of_it.ids() == decided.ids
+    assert some.actions(slates[1:]) == ["c", "d", "a", "b"] and some.ids() == decided.ids[16:] and some.size == 2
 
 
 def test_a_shadow_that_fails_takes_nothing_with_it(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

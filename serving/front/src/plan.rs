@@ -1,13 +1,13 @@
 //! The plain requests of a batch on their way to decisions, and what becomes of them.
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use slateloop_wire::made::{batch_response, body_hash, log_frames, Decision, Id, Slot};
-use slateloop_wire::plain::Request;
+use slateloop_wire::plain::{Listed, Request};
 
 /// A request that was read: its place in the batch, whose it is, and where it lies.
 pub struct Item {
@@ -19,8 +19,9 @@ pub struct Item {
     pub span: Range<usize>,
 }
 
-/// A decision as Python hears of it, see `Plan::made`.
-type Made<'py> = (usize, Bound<'py, PyBytes>, Bound<'py, PyBytes>, Bound<'py, PyBytes>);
+/// Decisions as Python hears of them, see `Plan::made`.
+type Made<'py> =
+    (Option<Bound<'py, PyBytes>>, Bound<'py, PyBytes>, Vec<Bound<'py, PyBytes>>, Vec<Bound<'py, PyBytes>>, Bound<'py, PyBytes>);
 
 /// A request id: where the caller's own lies, or the one that was drawn.
 pub enum RequestId {
@@ -147,12 +148,26 @@ impl Plan {
         Ok(())
     }
 
-    /// Of each decision that was made of a group: its row, its id, the unit, and the field `actions` of its candidates.
-    fn made<'py>(&self, py: Python<'py>, group: usize) -> PyResult<Vec<Made<'py>>> {
+    /// The decisions that were made of a group, as columns: their rows (u32; None = all of them), their ids, their units if they are asked for, the fields
+    /// `actions` of the lists of candidates that occur, and which of those each has (u32).
+    fn made<'py>(&self, py: Python<'py>, group: usize, with_units: bool) -> PyResult<Made<'py>> {
         let state = self.state();
         let found = state.groups.get(group).ok_or_else(|| PyValueError::new_err(format!("group: there is no {group}")))?;
-        let made = found.items.iter().enumerate().filter(|(_, decided)| state.responses[decided.item.place].is_some());
-        Ok(made.map(|(row, decided)| decided.told(py, row)).collect())
+        let (mut rows, mut ids, mut units, mut which) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut lists: Vec<&Arc<Listed>> = Vec::new();
+        let made = found.items.iter().zip(0u32..).filter(|(decided, _)| state.responses[decided.item.place].is_some());
+        for (decided, row) in made {
+            let request = &decided.item.request;
+            rows.extend(row.to_le_bytes());
+            ids.extend(decided.id);
+            which.extend(place_of(&mut lists, &request.listed).to_le_bytes());
+            if with_units {
+                units.push(PyBytes::new(py, &decided.item.data(py)[request.unit.clone()]));
+            }
+        }
+        let lists = lists.into_iter().map(|listed| PyBytes::new(py, &listed.encoded)).collect();
+        let some = ids.len() < found.items.len() * std::mem::size_of::<Id>();
+        Ok((some.then(|| PyBytes::new(py, &rows)), PyBytes::new(py, &ids), units, lists, PyBytes::new(py, &which)))
     }
 
     /// Decisions that were made.
@@ -208,12 +223,6 @@ impl Item {
 }
 
 impl Decided {
-    fn told<'py>(&self, py: Python<'py>, row: usize) -> Made<'py> {
-        let request = &self.item.request;
-        let unit = &self.item.data(py)[request.unit.clone()];
-        (row, PyBytes::new(py, &self.id), PyBytes::new(py, unit), PyBytes::new(py, &request.listed.encoded))
-    }
-
     fn with<'a>(&'a self, data: &'a [u8], slots: &'a [Slot]) -> Decision<'a> {
         let request = &self.item.request;
         Decision {
@@ -226,6 +235,16 @@ impl Decided {
             slots,
         }
     }
+}
+
+/// The place of a list among those that were met, to which it is added where it is new.
+fn place_of<'a>(met: &mut Vec<&'a Arc<Listed>>, listed: &'a Arc<Listed>) -> u32 {
+    let found = met.iter().position(|one| Arc::ptr_eq(one, listed));
+    let place = found.unwrap_or_else(|| {
+        met.push(listed);
+        met.len() - 1
+    });
+    place as u32
 }
 
 /// Words of an answer with so many slots: slates i32, numerators u32, means and scales f64, and two of which the first says whether the
