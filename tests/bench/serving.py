@@ -112,13 +112,19 @@ def fixed_rate(world: World, *, rounds: int, seconds: int) -> Iterator[Figure]:
 
 
 def _fast_p99(world: World, server: Any, *, rate: float, rounds: int, seconds: int, target: float, about: str = "") -> Figure:
-    """By the generator in Rust: one in Python can't send as many."""
+    """By the generator in Rust: one in Python can't send as many. Beside the no-op on the same front, at the same rate by the same sender:
+    what is not the decisions'."""
     _need_load()
-    runs = [_sent(world, server, "one", rate=rate, seconds=seconds) for _ in range(rounds)]
-    middle = {name: float(np.median([run[name] for run in runs])) for name in ("p50_ms", "p99_ms", "p999_ms")}
-    note = f"{about}failed {sum(run['failed'] for run in runs)}; p50 {middle['p50_ms']:.2f} ms, p99.9 {middle['p999_ms']:.2f} ms"
+    with world.echo(threads=4, front="native") as echo:
+        pairs = [[_sent(world, one, "one", rate=rate, seconds=seconds) for one in (server, echo)] for _ in range(rounds)]
+    runs, echoed = zip(*pairs, strict=True)
+    quantiles = ("p50_ms", "p99_ms", "p999_ms")
+    mine, theirs = ({name: float(np.median([run[name] for run in found])) for name in quantiles} for found in (runs, echoed))
+    note = f"{about}failed {sum(run['failed'] for run in runs)}; p50 {mine['p50_ms']:.2f} ms, p99.9 {mine['p999_ms']:.2f} ms"
+    note += f"; no-op: p50 {theirs['p50_ms']:.2f} ms, p99.9 {theirs['p999_ms']:.2f} ms"
     note += f"; 8 connections; p99 by round: {_spread([run['p99_ms'] for run in runs])}"
-    return Figure(f"Select, p99 at {rate:,.0f}/s, open loop", middle["p99_ms"], "ms", target, "lower", None, None, None, rounds, note)
+    values = (mine["p99_ms"], "ms", target, "lower", "no-op, same front", theirs["p99_ms"], theirs["p99_ms"] / mine["p99_ms"])
+    return Figure(f"Select, p99 at {rate:,.0f}/s, open loop", *values, rounds, note)
 
 
 def _need_load() -> None:

@@ -56,9 +56,10 @@ class World(NamedTuple):
         # Kept between runs: a cold start compiles for a minute.
         return Pinned([*command, "--compilation-cache", str(ROOT / ".bench" / "xla"), *flags], core=self.core)
 
-    def echo(self, *, threads: int) -> Pinned:
+    def echo(self, *, threads: int, front: str = "grpcio") -> Pinned:
         """The no-op echo."""
-        return Pinned([sys.executable, "tests/bench/peers/echo_server.py", "--threads", str(threads)], core=self.core)
+        command = [sys.executable, "tests/bench/peers/echo_server.py", "--threads", str(threads), "--front", front]
+        return Pinned(command, core=self.core)
 
     def load(self, server: Any, method: str, body: str, *, seconds: int, shape: tuple[int, int]) -> Load:
         """One run of h2load."""
