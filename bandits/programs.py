@@ -5,7 +5,7 @@ candidates; a server warms its buckets before it is ready, and nothing compiles 
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -143,19 +143,18 @@ def _layout(requests: Requests) -> RowLayout:
 
 
 def _run(program: Callable[..., Any], params: Any, rows: np.ndarray, slates: np.ndarray | None, allowed: Sequence[int]) -> AnswerRows:
-    if slates is None and len(rows) in allowed:
-        return AnswerRows(np.asarray(program(params, _fitted(rows, len(rows)))), _whole(len(rows)))
     parts, buckets = [], []
-    for start, stop, bucket in _chunks(len(rows), allowed):
+    for start, stop, bucket in _chunks(len(rows), tuple(allowed)):
         given = () if slates is None else (_fitted(slates[start:stop], bucket, fill=ABSENT),)
         answers = np.asarray(program(params, _fitted(rows[start:stop], bucket), *given))
         parts.append(answers[: stop - start])
-        buckets.append(np.full(stop - start, bucket, np.int32))
-    return AnswerRows(np.concatenate(parts), np.concatenate(buckets))
+        buckets.append(_column(bucket)[: stop - start])
+    # Of one part nothing is copied: that is every small batch, and joining costs it a tenth.
+    return AnswerRows(parts[0], buckets[0]) if len(parts) == 1 else AnswerRows(np.concatenate(parts), np.concatenate(buckets))
 
 
 @functools.lru_cache(maxsize=len(BATCH_BUCKETS))
-def _whole(bucket: int) -> np.ndarray:
+def _column(bucket: int) -> np.ndarray:
     """The column of a batch that fills its bucket, i32[bucket]; not to be written to."""
     column = np.full(bucket, bucket, np.int32)
     column.flags.writeable = False
@@ -167,13 +166,15 @@ def _outputs(answers: AnswerRows, width: int) -> Outputs:
     return Outputs(slates, numerators, mean, scale, answers.bucket_batch, width, sound)
 
 
-def _chunks(n: int, allowed: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+@functools.lru_cache(maxsize=1024)
+def _chunks(n: int, allowed: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
     """(start, stop, bucket) of the calls for n requests, the largest first."""
     whole, rest = divmod(n, allowed[-1])
-    start = 0
-    for bucket in (*[allowed[-1]] * whole, *_cheapest(rest, tuple(allowed))[1]):
-        yield start, min(n, start + bucket), bucket
+    found, start = [], 0
+    for bucket in (*[allowed[-1]] * whole, *_cheapest(rest, allowed)[1]):
+        found.append((start, min(n, start + bucket), bucket))
         start += bucket
+    return tuple(found)
 
 
 # All that are ever asked for: fewer than the largest bucket, by the buckets that are still allowed.

@@ -4,7 +4,7 @@ import bisect
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter
@@ -58,6 +58,10 @@ class Metrics(Observer):
         """A call ended."""
         self._calls.add(method, code, seconds)
 
+    def ended_together(self, method: str, codes: Sequence[str], seconds: Sequence[float]) -> None:
+        """Calls ended."""
+        self._calls.add_all(method, codes, seconds)
+
     def batch(self, observed: Observed) -> None:
         """A batch was decided."""
         self._batches.add(observed)
@@ -92,6 +96,13 @@ class _Buckets:
         self._counts[bisect.bisect_left(self._bounds, value)] += 1
         self._total += value
 
+    def add_all(self, values: Sequence[float]) -> None:
+        """Some more."""
+        bounds, counts = self._bounds, self._counts
+        for value in values:
+            counts[bisect.bisect_left(bounds, value)] += 1
+        self._total += sum(values)
+
     def told(self) -> tuple[list[tuple[str, float]], float]:
         """Bounds with how many lie at or below each, and the sum, as a family takes them."""
         bounds = map(floatToGoString, (*self._bounds, float("inf")))
@@ -114,6 +125,17 @@ class _Calls:
             count, times = self._seen.get((method, code)) or self._begun(method, code)
             count[0] += 1
             times.add(seconds)
+
+    def add_all(self, method: str, codes: Sequence[str], seconds: Sequence[float]) -> None:
+        """As `add` for each."""
+        with self._lock:
+            for code in {*codes}:
+                count, times = self._seen.get((method, code)) or self._begun(method, code)
+                own = (
+                    seconds if codes.count(code) == len(codes) else [took for took, one in zip(seconds, codes, strict=True) if one == code]
+                )
+                count[0] += len(own)
+                times.add_all(own)
 
     def _begun(self, method: str, code: str) -> tuple[list[int], _Buckets]:
         name = method.rpartition("/")[2]

@@ -26,6 +26,7 @@ _logger = logging.getLogger(__name__)
 # An answer for the front: bytes, or a status: code, message and trailers.
 Answer = bytes | tuple[int, str, list[tuple[str, bytes]]]
 _OK = 0
+_NO_METADATA: Mapping[str, str] = {}
 # How often changed certificates are looked for: they expire in days.
 _LOOK_S = 1.0
 
@@ -87,11 +88,15 @@ def gathered(handler: CallHandler, name: str, *, most: int, shortcut: Shortcut |
     def answer_all(
         messages: list[bytes], waited_s: list[float], overdue: list[int], metadata: list[list[tuple[str, bytes]]]
     ) -> list[Answer]:
-        own = [{key: value for key, value in _plain(found) if isinstance(value, str)} for found in metadata]
+        own = [_texts(found) for found in metadata] if handler.reads_metadata else [_NO_METADATA] * len(messages)
         answers = handler.answer_all(name, Arrived(messages, waited_s, overdue, own), shortcut=shortcut)
         return [answer if isinstance(answer, bytes) else _refusal(answer) for answer in answers]
 
     return Gathered(name, answer_all, most)
+
+
+def _texts(metadata: Sequence[tuple[str, bytes]]) -> Mapping[str, str]:
+    return {key: value for key, value in _plain(metadata) if isinstance(value, str)}
 
 
 def _refusal(error: ServingError) -> Answer:

@@ -1,5 +1,6 @@
 """Whom the engine and the calls tell what they did: metrics and traces listen, and a notebook needs none of them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 __all__ = ["Observed", "Observer"]
@@ -24,6 +25,11 @@ class Observer:
 
     def ended(self, method: str, code: str, seconds: float) -> None:
         """A call ended with a status, so many seconds after it arrived."""
+
+    def ended_together(self, method: str, codes: Sequence[str], seconds: Sequence[float]) -> None:
+        """Calls of a method ended; as `ended` for each."""
+        for code, took_s in zip(codes, seconds, strict=True):
+            self.ended(method, code, took_s)
 
     def batch(self, observed: Observed) -> None:
         """A batch was decided, logged and answered."""
