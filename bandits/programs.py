@@ -166,15 +166,15 @@ def _outputs(answers: AnswerRows, width: int) -> Outputs:
     return Outputs(slates, numerators, mean, scale, answers.bucket_batch, width, sound)
 
 
-@functools.lru_cache(maxsize=1024)
-def _chunks(n: int, allowed: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
+def _chunks(n: int, allowed: tuple[int, ...]) -> list[tuple[int, int, int]]:
     """(start, stop, bucket) of the calls for n requests, the largest first."""
-    whole, rest = divmod(n, allowed[-1])
-    found, start = [], 0
-    for bucket in (*[allowed[-1]] * whole, *_cheapest(rest, allowed)[1]):
+    largest = allowed[-1]
+    start = n // largest * largest
+    found = [(at, at + largest, largest) for at in range(0, start, largest)]
+    for bucket in _cheapest(n - start, allowed)[1]:
         found.append((start, min(n, start + bucket), bucket))
         start += bucket
-    return tuple(found)
+    return found
 
 
 # All that are ever asked for: fewer than the largest bucket, by the buckets that are still allowed.

@@ -8,13 +8,10 @@ costs a third of the Python.
 """
 
 import dataclasses
-import itertools
+import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from serving.blocks import column, rows_of
 from serving.plain import PlainReader, PlainReaders, Span, first_span, spans
 from serving.validate import Selection
 
@@ -23,23 +20,22 @@ __all__ = ["Alike", "read_alike"]
 # Fewer are not worth it: the first is read twice.
 _FEWEST = 4
 _REQUEST_ID, _LONGEST = 0x22, 127
-# Units, request ids, contexts and features; the latter None where the requests give none.
-_Columns = tuple[list[bytes], list[bytes], np.ndarray, np.ndarray | None]
+_Columns = tuple[Sequence[bytes], ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Alike:
     """n requests that are alike: the `first` as it was read, and the columns in which they differ.
 
-    `units` and `request_ids` as UTF-8, the latter empty if they have none; `contexts` u8[n, 4 d] and `features` u8[n, 4 K f]: bytes of
-    little-endian float32, not yet known to be sound; `data`: the batch as it came, in which the columns may lie.
+    `units` and `request_ids` as UTF-8, the latter empty if they have none; `contexts` and `features`: bytes of little-endian float32, not
+    yet known to be sound; `data`: the batch as it came.
     """
 
     first: Selection
     units: Sequence[bytes]
     request_ids: Sequence[bytes]
-    contexts: np.ndarray
-    features: np.ndarray
+    contexts: Sequence[bytes]
+    features: Sequence[bytes]
     data: bytes
 
     def __len__(self) -> int:
@@ -83,10 +79,7 @@ def read_alike(readers: PlainReaders, data: bytes) -> Alike | None:
     except (IndexError, UnicodeDecodeError):
         return None
     units, request_ids, contexts, features = found
-    if features is None:
-        default = np.frombuffer(first.selection.features, np.uint8)
-        features = np.broadcast_to(default, (len(units), len(default)))
-    return Alike(first.selection, units, request_ids, contexts, features, data)
+    return Alike(first.selection, units, request_ids, contexts, features or [first.selection.features] * len(units), data)
 
 
 def _template(data: bytes, first: Span, at: int, reader: PlainReader) -> _Template:
@@ -101,21 +94,20 @@ def _template(data: bytes, first: Span, at: int, reader: PlainReader) -> _Templa
 
 
 def _of_one_length(data: bytes, first: Span, template: _Template) -> _Columns | None:
-    """The columns, where all requests have the lengths of the first: they are not cut out, but seen where they lie."""
+    """Units, request ids, contexts and features, where all requests have the lengths of the first; they are cut apart in one pass."""
     start, size = first
     if len(data) % size:
         return None
-    rows = np.frombuffer(data, np.uint8).reshape(-1, size)
+    before, between, behind = template[1:4]
     # What leads to the unit holds its length too; what leads to the numbers begins with the request id's, where there is one.
     led = start + len(template.begun) + 1
     own = (2, template.own) if template.own else (0, 0)
-    lengths = (led, template.unit, *own, len(template.before), template.context, len(template.between), template.features)
-    ends = [*itertools.accumulate(lengths), size]
-    parts = [rows[:, begin:end] for begin, end in itertools.pairwise((0, *ends))]
-    if not all((part == part[0]).all() for part in parts[::2]):
+    lengths = (led, template.unit, *own, len(before), template.context, len(between), template.features, len(behind))
+    cut = struct.iter_unpack("".join(f"{length}s" for length in lengths), data)
+    parts = list(zip(*cut, strict=True))
+    if any(part.count(part[0]) < len(part) for part in (parts[0], parts[2], parts[4], parts[6], parts[8])):
         return None
-    _, units, _, owns, _, contexts, _, features, _ = parts
-    return rows_of(units), rows_of(owns) if template.own else [], contexts, features if template.features else None
+    return parts[1], parts[3] if template.own else (), parts[5], parts[7] if template.features else ()
 
 
 def _of_any_length(data: bytes, template: _Template) -> _Columns | None:
@@ -123,7 +115,8 @@ def _of_any_length(data: bytes, template: _Template) -> _Columns | None:
     begun, before, between, behind = template[:4]
     context, features, own_ids = template.context, template.features, template.own > 0
     tail, starts = template.tail, data.startswith
-    units, request_ids, contexts, candidates = (list[bytes]() for _ in range(4))
+    columns: tuple[list[bytes], ...] = ([], [], [], [])
+    units, request_ids, contexts, candidates = columns
     for start, end in spans(data) or ():
         at = start + len(begun)
         size = data[at]
@@ -144,9 +137,7 @@ def _of_any_length(data: bytes, template: _Template) -> _Columns | None:
         contexts.append(data[numbers : numbers + context])
         if features:
             candidates.append(data[others : others + features])
-    if not units:
-        return None
-    return units, request_ids, column(contexts), column(candidates) if features else None
+    return columns if units else None
 
 
 def _are_texts(texts: Sequence[bytes]) -> bool:

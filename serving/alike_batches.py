@@ -10,11 +10,11 @@ import numpy as np
 from bandits.keys import DECISION_ID_BYTES, around_request
 from bandits.loaded import LoadedPolicy
 from bandits.packed import RowLayout
-from bandits.programs import Outputs, empty_rows
+from bandits.programs import Outputs
 from bandits.quantise import DENOMINATOR
 from bandits.slates import ABSENT
 from serving.alike import Alike, read_alike
-from serving.blocks import DecisionBlock, block, column, rows_of
+from serving.blocks import DecisionBlock, block, column
 from serving.errors import LogUnavailable
 from serving.idempotency import RequestKey, RequestMemory
 from serving.observers import Observed, Observer
@@ -25,9 +25,6 @@ from serving.tasks import TaskKey, TaskRules
 from serving.wire import double, head, slot_numbers_of
 
 __all__ = ["AlikeBatches"]
-
-# Of a decision id, by which its draws are keyed.
-_KEY_BYTES = 8
 
 
 class Written(NamedTuple):
@@ -140,9 +137,10 @@ def _rows(batch: Alike, policy: LoadedPolicy, ids: Sequence[bytes], layout: RowL
     listed = batch.first.candidates
     padding = bytes(4 * layout.features * (layout.width - len(listed.actions)))
     behind = padding + listed.words(policy, layout.width) + batch.first.slate_size.to_bytes(4, "little")
-    rows = empty_rows(len(ids), layout)
-    block(len(ids), [batch.contexts, batch.features, behind, column(ids)[:, :_KEY_BYTES]], into=rows.view(np.uint8))
-    return rows
+    parts: list[bytes] = []
+    for context, features, identifier in zip(batch.contexts, batch.features, ids, strict=True):
+        parts += (context, features, behind, identifier[:8])
+    return np.frombuffer(b"".join(parts), np.uint32).reshape(len(ids), layout.words)
 
 
 def _shared(rules: TaskRules, served: Served, outputs: Outputs, width: int) -> list[Shared]:
@@ -173,8 +171,8 @@ def _as_blocks(
     n, own_head, names, owns = len(ids), head(b"", len(request_ids[0])), column(ids), column(request_ids)
     logged, answered = slots
     decision: list[bytes | np.ndarray] = [b"\x0a\x10", names, shared.decision + head(b"\x22", len(batch.units[0])), column(batch.units)]
-    decision += [b"\x2a" + own_head, owns, head(b"\x42", batch.contexts.shape[1]), batch.contexts]
-    decision += [batch.first.candidates.set_head(batch.features.shape[1]), batch.features, logged]
+    decision += [b"\x2a" + own_head, owns, head(b"\x42", len(batch.contexts[0])), column(batch.contexts)]
+    decision += [batch.first.candidates.set_head(len(batch.features[0])), column(batch.features), logged]
     joint = joints.reshape(n, 1).view(np.uint8)
     response: list[bytes | np.ndarray] = [b"\x0a\x10", names, answered, b"\x19", joint, shared.response + b"\x5a" + own_head, owns]
     size = sum(len(part) if isinstance(part, bytes) else part.shape[1] for part in response)
@@ -194,11 +192,10 @@ def _row_by_row(
     shared: Sequence[Shared],
 ) -> Written:
     """Where they are not."""
-    context_head = head(b"\x42", batch.contexts.shape[1])
-    set_head = batch.first.candidates.set_head(batch.features.shape[1])
+    context_head = head(b"\x42", len(batch.contexts[0]))
+    set_head = batch.first.candidates.set_head(len(batch.features[0]))
     bodies, responses = [], []
-    contexts, features_of = rows_of(batch.contexts), rows_of(batch.features)
-    rows = zip(batch.units, request_ids, ids, contexts, features_of, slots, joints.tolist(), shared, strict=True)
+    rows = zip(batch.units, request_ids, ids, batch.contexts, batch.features, slots, joints.tolist(), shared, strict=True)
     for unit, own, name, context, features, (logged, answered), joint, common in rows:
         unit_head, own_head = head(b"\x22", len(unit)), head(b"", len(own))
         given = (context_head, context, set_head, features, logged)

@@ -21,11 +21,10 @@ def column(items: Sequence[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(items), np.uint8).reshape(len(items), -1)
 
 
-def block(rows: int, parts: Sequence[bytes | np.ndarray], *, into: np.ndarray | None = None) -> np.ndarray:
-    """The parts side by side, u8[rows, length]: bytes that every row has, and columns u8[rows, k]. `into`: an array of that shape which is
-    filled and returned."""
+def block(rows: int, parts: Sequence[bytes | np.ndarray]) -> np.ndarray:
+    """The parts side by side, u8[rows, length]: bytes that every row has, and columns u8[rows, k]."""
     columns = [np.frombuffer(part, np.uint8) if isinstance(part, bytes) else part for part in parts]
-    found = np.empty((rows, sum(part.shape[-1] for part in columns)), np.uint8) if into is None else into
+    found = np.empty((rows, sum(part.shape[-1] for part in columns)), np.uint8)
     at = 0
     for part in columns:
         behind = at + part.shape[-1]
@@ -37,8 +36,6 @@ def block(rows: int, parts: Sequence[bytes | np.ndarray], *, into: np.ndarray | 
 def rows_of(found: np.ndarray) -> list[bytes]:
     """The bytes of each row of an array of any type and shape."""
     data, size = found.tobytes(), found[0].nbytes
-    if not size:
-        return [b""] * len(found)
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 

@@ -60,7 +60,7 @@ def read_together(data: bytes) -> None:
     if found is not None:
         for place, one in enumerate(_READERS.batch(batch)):
             assert isinstance(one, PlainRequest), one
-            own = (found.units[place].decode(), found.contexts[place].tobytes(), found.features[place].tobytes())
+            own = (found.units[place].decode(), found.contexts[place], found.features[place])
             assert own == (one.selection.unit_id, one.selection.context, one.selection.features), one
             assert one.selection.slate_size == found.first.slate_size, one
             assert one.selection.candidates.actions == found.first.candidates.actions, one

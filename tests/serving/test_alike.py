@@ -16,7 +16,7 @@ from protos.framing import Record, records
 from protos.policy_pb2 import Context, SelectBatchRequest, SelectBatchResponse, SelectRequest, SelectResult
 from serving.alike import Alike, read_alike
 from serving.alike_batches import AlikeBatches
-from serving.blocks import DecisionBlock, column, rows_of
+from serving.blocks import DecisionBlock, column
 from serving.decision_log import decision_payloads
 from serving.errors import LogUnavailable
 from serving.idempotency import RequestMemory
@@ -47,7 +47,7 @@ def read_together(data: bytes) -> list[Any] | None:
         return None
     own = [text.decode() for text in found.request_ids] or ["drawn"] * len(found)
     shared = (found.first.candidates.actions, found.first.slate_size)
-    rows = zip(found.units, own, rows_of(found.contexts), rows_of(found.features), strict=True)
+    rows = zip(found.units, own, found.contexts, found.features, strict=True)
     return [(unit.decode(), name, context, features, *shared) for unit, name, context, features in rows]
 
 
