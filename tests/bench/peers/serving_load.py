@@ -55,6 +55,8 @@ class Pinned:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Some stacks start processes in sessions of their own, which outlive them and go on taking time.
+        started = [pid for pid in family(self.pid) if pid != self.pid]
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGTERM)
         try:
@@ -62,6 +64,7 @@ class Pinned:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        _signal(started, signal.SIGKILL)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
