@@ -17,7 +17,7 @@ from serving.plain import PlainReaders, PlainRequest
 from serving.record import DECISION_ID, Recorded, record
 from serving.snapshots import WHOLE, Served, SnapshotHolder
 from serving.tasks import TaskKey, TaskRules
-from serving.traffic.shadow import Shadows, to_score
+from serving.traffic.shadow import Shadows
 from serving.validate import Selection, find_task, validate
 
 __all__ = ["Engine"]
@@ -150,11 +150,12 @@ class Engine:
         self._observer.batch(Observed(len(admitted), len(bodies), admitted_s - started_s, decided_s - admitted_s, appended_s - decided_s))
 
     def _leave_for_shadows(self, shadows: Shadows, admitted: Sequence[_Admitted], recorded: Sequence[Recorded]) -> None:
-        decided = [(admitted[made.place].asked.selection, made.body[DECISION_ID]) for made in recorded if made.fault is None]
-        for found in to_score(decided):
-            served = self._holders[found.rules.key].served
-            if served.beside is not None and served.beside.shadows:
-                shadows.take(found, served.beside.shadows, served)
+        for made in recorded:
+            if made.fault is None:
+                selection = admitted[made.place].asked.selection
+                served = self._holders[selection.rules.key].served
+                if served.beside is not None and served.beside.shadows:
+                    shadows.leave(selection, made.body[DECISION_ID], served)
 
     def _settle(self, item: _Admitted, made: Recorded, answers: list[Answer]) -> None:
         """Answers a request whose decision stands in the log, or that has none."""
@@ -176,7 +177,7 @@ class Engine:
 
 
 def _asked(selection: Selection, served: Served) -> Asked:
-    if served.beside is not None:
+    if served.beside is not None and not served.beside.only_scores:
         return cast(Asked, served.beside.asked(selection, served))
     if not selection.pinned and served.challenger is None:
         return Asked(selection, served.deciding, WHOLE, served.kill_switch)

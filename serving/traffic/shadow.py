@@ -145,6 +145,7 @@ class Shadows:
     def __init__(self, append_framed: Callable[[Callable[[int], bytes]], object], *, most: int = 4096) -> None:
         """`append_framed(frame)` appends the records that `frame` makes for a time; `most`: decisions that may wait."""
         self._append_framed, self._most = append_framed, most
+        self._left: deque[tuple[Selection, bytes, Served]] = deque()
         self._queue: deque[_Waiting] = deque()
         # Decisions that wait, and who counts them.
         self._waiting, self._lock = 0, threading.Lock()
@@ -154,8 +155,16 @@ class Shadows:
         self._thread = threading.Thread(target=self._run, name="shadows", daemon=True)
         self._thread.start()
 
+    def leave(self, selection: Selection, decision_id: bytes, served: Served) -> None:
+        """Leaves one decision for later, of a task that has shadows: the thread sorts them, many at a time."""
+        if len(self._left) < self._most:
+            self._left.append((selection, decision_id, served))
+        elif served.beside is not None:
+            with self._lock:
+                self.left_out += len(served.beside.shadows)
+
     def take(self, decided: ToScore, shadows: Sequence[Shadowed], served: Served) -> None:
-        """Leaves decisions for later."""
+        """Leaves decisions of one shape for later."""
         for shadow in shadows:
             places = None if shadow.share >= 1 else _drawn(shadow, decided.units)
             found = _Waiting(shadow.name, policy_of(shadow.policy, served), decided, places)
@@ -175,13 +184,25 @@ class Shadows:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            if self._waiting < _TOGETHER:
+            if self._waiting + len(self._left) < _TOGETHER:
                 self._stop.wait(_WAIT_S)
             self._turn()
-        while self._queue:
+        while self._queue or self._left:
             self._turn()
 
+    def _sort(self) -> None:
+        """Takes what was left one by one."""
+        # Of one task, as it was served when they were decided.
+        groups: dict[int, tuple[Served, list[tuple[Selection, bytes]]]] = {}
+        for _ in range(len(self._left)):
+            selection, decision_id, served = self._left.popleft()
+            groups.setdefault(id(served), (served, []))[1].append((selection, decision_id))
+        for served, decided in groups.values():
+            for found in to_score(decided):
+                self.take(found, served.beside.shadows if served.beside is not None else (), served)
+
     def _turn(self) -> None:
+        self._sort()
         # A snapshot is of one task.
         groups: dict[tuple[str, str, tuple[int, int]], list[_Waiting]] = {}
         for item in self._taken():

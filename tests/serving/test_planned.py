@@ -29,7 +29,7 @@ from serving.servicer import results
 from serving.snapshots import Served, SnapshotHolder
 from serving.tasks import parse_rules
 from serving.traffic.beside import Beside, Shadowed
-from serving.traffic.shadow import ToScore
+from serving.traffic.shadow import ToScore, to_score
 from tests.serving.kit import RANKED, TASK, native_only, promote, publish
 from tests.serving.test_plain import OTHER, PLAIN, request
 
@@ -71,7 +71,11 @@ class World:
         self.framed: list[bytes] = []
         about: dict[str, Any] = {"holders": self.holders, "new_request_id": lambda: "drawn", "memory": RequestMemory(entries=0)}
         self.told: list[ToScore] = []
-        shadows: Any = SimpleNamespace(take=lambda decided, shadows, served: self.told.append(decided))
+        self.left: list[tuple[Any, bytes]] = []
+        shadows: Any = SimpleNamespace(
+            take=lambda decided, shadows, served: self.told.append(decided),
+            leave=lambda selection, decision_id, served: self.left.append((selection, decision_id)),
+        )
         self.engine = Engine(append=self.bodies.extend, shadows=shadows, **about)
         self.memory = RequestMemory(entries=100)
         self.planned = Planned(
@@ -82,6 +86,11 @@ class World:
             observer=Observer(),
             shadows=shadows,
         )
+
+    def forget(self) -> None:
+        """What shadows were told."""
+        self.told.clear()
+        self.left.clear()
 
     def by_engine(self, data: bytes, request_id: str) -> tuple[Any, list[bytes]]:
         """The engine's answer and records, for a request whose id was drawn."""
@@ -275,9 +284,9 @@ def test_shadows_are_told_of_a_decision_what_the_engine_tells_them(task: str, na
     data = body(name) if name else request(rules, unit_id="m").SerializeToString()
     other: Any = SimpleNamespace(digest="other", action_index={"c": 0, "a": 1}, cold_action=2)
     with beside(world, task, shadows=(Shadowed("s", BASELINE, 0.5),)) as served:
-        world.told.clear()
+        world.forget()
         assert world.agrees(data)
-    by_planner, by_engine = world.told
+    (by_planner,), (by_engine,) = world.told, to_score(world.left)
     assert by_planner.rules is by_engine.rules and by_planner[1:4] == by_engine[1:4]
     assert [listed.actions for listed in by_planner.lists] == [listed.actions for listed in by_engine.lists]
     assert by_planner.which is by_engine.which is None
@@ -292,12 +301,12 @@ def test_shadows_are_told_the_list_of_each_decision_of_a_batch(world: World) -> 
     for number, message in enumerate(messages):
         message.request_id = f"listed-{number}"
     with beside(world, "shop", shadows=(Shadowed("s", BASELINE, 1.0),)) as served:
-        world.told.clear()
+        world.forget()
         world.planned.answer([message.SerializeToString() for message in messages])
         world.engine.answer(messages)
-    by_planner, by_engine = world.told
+    (by_planner,), (by_engine,) = world.told, to_score(world.left)
     assert by_planner.units == [] and by_planner.ids == by_engine.ids
-    for told in world.told:
+    for told in (by_planner, by_engine):
         assert told.which is not None
         assert [told.lists[at].actions for at in told.which] == [tuple(message.candidates.actions) for message in messages]
     for places in (None, np.array([0, 2, 3])):
@@ -309,7 +318,7 @@ def test_shadows_are_told_of_no_request_without_a_decision(world: World) -> None
     sound, packed = body("named candidates"), PLAIN["named candidates"]().context.packed
     named = body("named candidates", request_id="told once")
     with beside(world, "shop", shadows=(Shadowed("s", BASELINE, 1.0),)):
-        world.told.clear()
+        world.forget()
         first = world.planned.answer([named, sound.replace(packed, b"\xff" * len(packed)), sound])
         assert world.planned.answer([named]) == [first[0]]
     wanted = [SelectResponse.FromString(answer).decision_id for answer in first if answer is not None]

@@ -98,6 +98,23 @@ def test_more_than_may_wait_is_left_out_and_counted(monkeypatch: pytest.MonkeyPa
     assert waits.shadows._waiting == 0
 
 
+def test_decisions_that_are_left_one_by_one_are_sorted_by_task_and_as_many_wait_as_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = Waits(monkeypatch, most=3)
+    taken: list[tuple[ToScore, Any, Any]] = []
+    monkeypatch.setattr(waits.shadows, "take", lambda *told: taken.append(told))
+    monkeypatch.setattr("serving.traffic.shadow.to_score", lambda decided: [decided])
+    first, other = (SimpleNamespace(beside=SimpleNamespace(shadows=(name,))) for name in ("s", "t"))
+    served: Any
+    for number, served in enumerate((first, other, first, first)):
+        selection: Any = f"selection {number}"
+        waits.shadows.leave(selection, b"%d" % number, served)
+    assert waits.shadows.left_out == 1
+    waits.shadows._sort()
+    assert taken == [([("selection 0", b"0"), ("selection 2", b"2")], ("s",), first), ([("selection 1", b"1")], ("t",), other)]
+    waits.shadows._sort()
+    assert len(taken) == 2
+
+
 def test_as_many_are_scored_together_as_the_largest_batch_holds_and_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     waits = Waits(monkeypatch)
     for _ in range(3):
