@@ -131,9 +131,7 @@ class _Calls:
         with self._lock:
             for code in {*codes}:
                 count, times = self._seen.get((method, code)) or self._begun(method, code)
-                own = (
-                    seconds if codes.count(code) == len(codes) else [took for took, one in zip(seconds, codes, strict=True) if one == code]
-                )
+                own = [took_s for took_s, one in zip(seconds, codes, strict=True) if one == code]
                 count[0] += len(own)
                 times.add_all(own)
 

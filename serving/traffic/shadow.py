@@ -4,11 +4,12 @@ A call leaves what was decided in a queue and goes on. The thread takes many at 
 fraction of one alone, and writes one record for them. What comes faster than it is scored is left out, and counted.
 """
 
+import contextlib
 import functools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -198,8 +199,10 @@ class Shadows:
             selection, decision_id, served = self._left.popleft()
             groups.setdefault(id(served), (served, []))[1].append((selection, decision_id))
         for served, decided in groups.values():
-            for found in to_score(decided):
-                self.take(found, served.beside.shadows if served.beside is not None else (), served)
+            shadows = served.beside.shadows if served.beside is not None else ()
+            with self._harmless(len(decided) * len(shadows), decided[0][0].rules.name):
+                for found in to_score(decided):
+                    self.take(found, shadows, served)
 
     def _turn(self) -> None:
         self._sort()
@@ -209,15 +212,21 @@ class Shadows:
             groups.setdefault((item.name, item.policy.digest, item.decided.shape), []).append(item)
         for group in groups.values():
             count = sum(item.size for item in group)
-            try:
+            with self._harmless(count, group[0].decided.rules.name):
                 self._append_framed(functools.partial(_framed, _scores(group)))
                 self.scored += count
-            except LogUnavailable:
+
+    @contextlib.contextmanager
+    def _harmless(self, count: int, task: str) -> Iterator[None]:
+        """A shadow must not take anything with it: what fails within leaves so many decisions out."""
+        try:
+            yield
+        except Exception as error:
+            with self._lock:
                 self.left_out += count
-            except Exception:
-                # A shadow must not take anything with it.
-                self.left_out += count
-                _logger.exception("shadow %s of task %s could not be scored", group[0].name, group[0].decided.rules.name)
+            # A log that takes nothing is told of elsewhere.
+            if not isinstance(error, LogUnavailable):
+                _logger.exception("shadows of task %s: %d decisions could not be scored", task, count)
 
     def _taken(self) -> list[_Waiting]:
         """What waits, up to as many decisions as are scored together."""

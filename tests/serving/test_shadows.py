@@ -105,12 +105,12 @@ def test_decisions_that_are_left_one_by_one_are_sorted_by_task_and_as_many_wait_
     monkeypatch.setattr("serving.traffic.shadow.to_score", lambda decided: [decided])
     first, other = (SimpleNamespace(beside=SimpleNamespace(shadows=(name,))) for name in ("s", "t"))
     served: Any
-    for number, served in enumerate((first, other, first, first)):
-        selection: Any = f"selection {number}"
-        waits.shadows.leave(selection, b"%d" % number, served)
+    selections: list[Any] = [SimpleNamespace(rules=SimpleNamespace(name="shop"), number=number) for number in range(4)]
+    for selection, served in zip(selections, (first, other, first, first), strict=True):
+        waits.shadows.leave(selection, b"%d" % selection.number, served)
     assert waits.shadows.left_out == 1
     waits.shadows._sort()
-    assert taken == [([("selection 0", b"0"), ("selection 2", b"2")], ("s",), first), ([("selection 1", b"1")], ("t",), other)]
+    assert taken == [([(selections[0], b"0"), (selections[2], b"2")], ("s",), first), ([(selections[1], b"1")], ("t",), other)]
     waits.shadows._sort()
     assert len(taken) == 2
 
@@ -158,3 +158,9 @@ def test_a_shadow_that_fails_takes_nothing_with_it(monkeypatch: pytest.MonkeyPat
     waits.shadows.take(decided, [shadow], SERVED)
     waits.shadows._turn()
     assert waits.shadows.left_out == 1 and "could not be scored" in caplog.text and not waits.framed
+    monkeypatch.setattr("serving.traffic.shadow.to_score", fails)
+    selection: Any = SimpleNamespace(rules=SimpleNamespace(name="shop"))
+    served: Any = SimpleNamespace(beside=SimpleNamespace(shadows=("s", "t")))
+    waits.shadows.leave(selection, b"i" * 16, served)
+    waits.shadows._turn()
+    assert waits.shadows.left_out == 3 and not waits.shadows._left

@@ -148,8 +148,8 @@ impl Plan {
         Ok(())
     }
 
-    /// The decisions that were made of a group, as columns: their rows (u32; None = all of them), their ids, their units if they are asked for, the fields
-    /// `actions` of the lists of candidates that occur, and which of those each has (u32).
+    /// The decisions that were made of a group, as columns: their rows (u32; None = all of them), their ids, their units if they are asked
+    /// for, the fields `actions` of the lists of candidates that occur, and which of those each has (u32).
     fn made<'py>(&self, py: Python<'py>, group: usize, with_units: bool) -> PyResult<Made<'py>> {
         let state = self.state();
         let found = state.groups.get(group).ok_or_else(|| PyValueError::new_err(format!("group: there is no {group}")))?;
