@@ -224,6 +224,7 @@ class _Watcher:
         if queue is not None:
             shadows.add_metric(["scored"], queue.scored)
             shadows.add_metric(["left_out"], queue.left_out)
+            shadows.add_metric(["over_budget"], queue.over_budget)
         return (psi, missing, shadows)
 
     def _logs(self) -> Iterable[Any]:

@@ -114,7 +114,8 @@ class Server:
         self._ready = self._drained = False
         self._threads: list[SnapshotWatch | Heartbeats | DriftWatch] = []
         self._shadow_log = self._log(logs / SHADOWS, stamp_append) if any(rule.traffic.shadows for rule in rules.values()) else None
-        self._shadows = Shadows(self._shadow_log.append_framed) if self._shadow_log is not None else None
+        log, cpu_share = self._shadow_log, config.shadow_cpu
+        self._shadows = Shadows(log.append_framed, cpu_share=cpu_share) if log is not None else None
         self._drift = self._drift_watch(logs / DECISIONS)
         watched = Watched(list(self._holders.values()), self._lags(logs), self._shippers, self._blocked(), self._drift, self._shadows)
         self.metrics.watch(watched)

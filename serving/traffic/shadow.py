@@ -8,6 +8,7 @@ import contextlib
 import functools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -35,6 +36,8 @@ __all__ = ["Shadows", "ToScore", "shares_units", "to_score"]
 _logger = logging.getLogger(__name__)
 # Scored together, the largest compiled batch, or as many as have come. Nobody waits for a score, so the thread waits for company.
 _TOGETHER, _WAIT_S = 256, 0.05
+# CPU time that the thread may have saved up.
+_SAVED_S = 0.5
 
 
 class ToScore(NamedTuple):
@@ -140,19 +143,41 @@ class _Waiting(NamedTuple):
         return [name for place, slate in zip(which.tolist(), slates, strict=True) for name in _named(lists[place], slate)]
 
 
-class Shadows:
-    """The queue and its thread. `take` may be called from any thread."""
+class _Budget:
+    """CPU time that a thread may take: a share of what the rest of the process takes, and `_SAVED_S` at once. For that thread alone."""
 
-    def __init__(self, append_framed: Callable[[Callable[[int], bytes]], object], *, most: int = 4096) -> None:
-        """`append_framed(frame)` appends the records that `frame` makes for a time; `most`: decisions that may wait."""
-        self._append_framed, self._most = append_framed, most
+    def __init__(self, share: float) -> None:
+        self._share, self._left_s = share, _SAVED_S
+        self._mine_s, self._all_s = time.thread_time(), time.process_time()
+
+    def is_left(self) -> bool:
+        """May it go on?"""
+        mine_s, all_s = time.thread_time(), time.process_time()
+        spent_s = mine_s - self._mine_s
+        others_s = all_s - self._all_s - spent_s
+        self._mine_s, self._all_s = mine_s, all_s
+        self._left_s = min(self._left_s + self._share * others_s - spent_s, _SAVED_S)
+        return self._left_s > 0
+
+
+class Shadows:
+    """The queue and its thread. `leave` and `take` may be called from any thread."""
+
+    def __init__(
+        self, append_framed: Callable[[Callable[[int], bytes]], object], *, most: int = 4096, cpu_share: float | None = None
+    ) -> None:
+        """`append_framed(frame)` appends the records that `frame` makes for a time; `most`: decisions that may wait; `cpu_share`: what
+        the thread may take of the CPU time of the rest of the process; None = what it needs."""
+        self._append_framed, self._most, self._cpu_share = append_framed, most, cpu_share
         self._left: deque[tuple[Selection, bytes, Served]] = deque()
         self._queue: deque[_Waiting] = deque()
         # Decisions that wait, and who counts them.
         self._waiting, self._lock = 0, threading.Lock()
         self._stop = threading.Event()
-        #: Scored, and left out because too many waited.
-        self.scored = self.left_out = 0
+        # Of the thread, which has its own clock.
+        self._budget: _Budget | None = None
+        #: Scored; left out because too many waited or they could not be scored; left out because the thread had had its share of the CPU.
+        self.scored = self.left_out = self.over_budget = 0
         self._thread = threading.Thread(target=self._run, name="shadows", daemon=True)
         self._thread.start()
 
@@ -184,6 +209,8 @@ class Shadows:
         self._thread.join()
 
     def _run(self) -> None:
+        if self._cpu_share is not None:
+            self._budget = _Budget(self._cpu_share)
         while not self._stop.is_set():
             if self._waiting + len(self._left) < _TOGETHER:
                 self._stop.wait(_WAIT_S)
@@ -212,6 +239,9 @@ class Shadows:
             groups.setdefault((item.name, item.policy.digest, item.decided.shape), []).append(item)
         for group in groups.values():
             count = sum(item.size for item in group)
+            if self._budget is not None and not self._budget.is_left():
+                self.over_budget += count
+                continue
             with self._harmless(count, group[0].decided.rules.name):
                 self._append_framed(functools.partial(_framed, _scores(group)))
                 self.scored += count

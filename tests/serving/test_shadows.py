@@ -18,7 +18,7 @@ from serving.candidates import candidate_list
 from serving.client import PolicyClient
 from serving.decision_log import LogWriter, stamp_append
 from serving.snapshots import Served
-from serving.traffic.shadow import Shadows, ToScore, _framed, _Waiting
+from serving.traffic.shadow import Shadows, ToScore, _Budget, _framed, _Waiting
 from tests.serving.kit import TASK, promote, publish, records_of, select_request, serving_from, written
 
 SHOP = {**TASK, "traffic": {"shadows": {"even": {"policy": {"name": "uniform", "floor": 1.0}}, "old": {"serves": "baseline"}}}}
@@ -145,6 +145,27 @@ def test_each_decision_is_scored_with_the_names_of_its_own_list() -> None:
     all_of_it, some = (_Waiting("s", policy, decided, places) for places in (None, np.array([1, 2])))
     assert all_of_it.actions(slates) == ["b", "", "c", "d", "a", "b"] and all_of_it.ids() == decided.ids
     assert some.actions(slates[1:]) == ["c", "d", "a", "b"] and some.ids() == decided.ids[16:] and some.size == 2
+
+
+@pytest.mark.parametrize(("cpu_share", "scored"), [(None, 100), (0.5, 55), (0.05, 10)])
+def test_scoring_takes_its_share_of_the_cpu_and_no_more(monkeypatch: pytest.MonkeyPatch, cpu_share: float | None, scored: int) -> None:
+    """Each batch costs the thread 100 ms, and the rest of the process takes as much meanwhile; half a second is saved up."""
+    waits, clock = Waits(monkeypatch), {"mine": 0.0, "others": 0.0}
+    monkeypatch.setattr("time.thread_time", lambda: clock["mine"])
+    monkeypatch.setattr("time.process_time", lambda: clock["mine"] + clock["others"])
+
+    def scores(group: Any) -> ShadowScores:
+        clock["mine"] += 0.1
+        return ShadowScores(name="s")
+
+    monkeypatch.setattr("serving.traffic.shadow._scores", scores)
+    waits.shadows._budget = None if cpu_share is None else _Budget(cpu_share)
+    for _ in range(100):
+        decided, shadow = item()
+        waits.shadows.take(decided, [shadow], SERVED)
+        clock["others"] += 0.1
+        waits.shadows._turn()
+    assert waits.shadows.scored + waits.shadows.over_budget == 100 and abs(waits.shadows.scored - scored) <= 1
 
 
 def test_a_shadow_that_fails_takes_nothing_with_it(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
