@@ -155,6 +155,10 @@ class Planned:
             kept = ready.kept[number]
             if kept is not None and kept.served.beside is not None and kept.served.beside.shadows:
                 told = kept.served.beside.shadows
+                if shadows.rests:
+                    layout = RowLayout(kept.rules.context_size, width, kept.rules.feature_size)
+                    shadows.pass_over(len(told) * len(rows) // (4 * layout.words))
+                    continue
                 made = _to_score(ready.plan.made(place, shares_units(told)), kept.rules, (width, slots), rows)
                 if made.ids:
                     shadows.take(made, told, kept.served)

@@ -36,8 +36,8 @@ __all__ = ["Shadows", "ToScore", "shares_units", "to_score"]
 _logger = logging.getLogger(__name__)
 # Scored together, the largest compiled batch, or as many as have come. Nobody waits for a score, so the thread waits for company.
 _TOGETHER, _WAIT_S = 256, 0.05
-# CPU time that the thread may have saved up.
-_SAVED_S = 0.5
+# CPU time that the thread may have saved up, and what it may take of each second in any case: an idle server's shadows score everything.
+_SAVED_S, _ALWAYS = 0.5, 0.01
 
 
 class ToScore(NamedTuple):
@@ -144,19 +144,20 @@ class _Waiting(NamedTuple):
 
 
 class _Budget:
-    """CPU time that a thread may take: a share of what the rest of the process takes, and `_SAVED_S` at once. For that thread alone."""
+    """CPU time that a thread may take: a share of what the rest of the process takes, or `_ALWAYS` of the time where that is more, and
+    `_SAVED_S` at once. For that thread alone."""
 
     def __init__(self, share: float) -> None:
         self._share, self._left_s = share, _SAVED_S
-        self._mine_s, self._all_s = time.thread_time(), time.process_time()
+        self._now_s, self._mine_s, self._all_s = time.monotonic(), time.thread_time(), time.process_time()
 
     def is_left(self) -> bool:
         """May it go on?"""
-        mine_s, all_s = time.thread_time(), time.process_time()
+        now_s, mine_s, all_s = time.monotonic(), time.thread_time(), time.process_time()
         spent_s = mine_s - self._mine_s
-        others_s = all_s - self._all_s - spent_s
-        self._mine_s, self._all_s = mine_s, all_s
-        self._left_s = min(self._left_s + self._share * others_s - spent_s, _SAVED_S)
+        earned_s = max(self._share * (all_s - self._all_s - spent_s), _ALWAYS * (now_s - self._now_s))
+        self._now_s, self._mine_s, self._all_s = now_s, mine_s, all_s
+        self._left_s = min(self._left_s + earned_s - spent_s, _SAVED_S)
         return self._left_s > 0
 
 
@@ -176,14 +177,23 @@ class Shadows:
         self._stop = threading.Event()
         # Of the thread, which has its own clock.
         self._budget: _Budget | None = None
+        #: The thread has had its share of the CPU: nobody need tell it of more now, only how many they were (`pass_over`).
+        self.rests = False
         #: Scored; left out because too many waited or they could not be scored; left out because the thread had had its share of the CPU.
         self.scored = self.left_out = self.over_budget = 0
         self._thread = threading.Thread(target=self._run, name="shadows", daemon=True)
         self._thread.start()
 
+    def pass_over(self, count: int) -> None:
+        """So many decisions, of each shadow one, were not told while the thread rests."""
+        with self._lock:
+            self.over_budget += count
+
     def leave(self, selection: Selection, decision_id: bytes, served: Served) -> None:
         """Leaves one decision for later, of a task that has shadows: the thread sorts them, many at a time."""
-        if len(self._left) < self._most:
+        if self.rests and served.beside is not None:
+            self.pass_over(len(served.beside.shadows))
+        elif len(self._left) < self._most:
             self._left.append((selection, decision_id, served))
         elif served.beside is not None:
             with self._lock:
@@ -212,6 +222,10 @@ class Shadows:
         if self._cpu_share is not None:
             self._budget = _Budget(self._cpu_share)
         while not self._stop.is_set():
+            self.rests = self._budget is not None and not self._budget.is_left()
+            if self.rests:
+                self._stop.wait(_WAIT_S)
+                continue
             if self._waiting + len(self._left) < _TOGETHER:
                 self._stop.wait(_WAIT_S)
             self._turn()
@@ -240,7 +254,7 @@ class Shadows:
         for group in groups.values():
             count = sum(item.size for item in group)
             if self._budget is not None and not self._budget.is_left():
-                self.over_budget += count
+                self.pass_over(count)
                 continue
             with self._harmless(count, group[0].decided.rules.name):
                 self._append_framed(functools.partial(_framed, _scores(group)))

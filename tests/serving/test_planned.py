@@ -72,11 +72,14 @@ class World:
         about: dict[str, Any] = {"holders": self.holders, "new_request_id": lambda: "drawn", "memory": RequestMemory(entries=0)}
         self.told: list[ToScore] = []
         self.left: list[tuple[Any, bytes]] = []
-        shadows: Any = SimpleNamespace(
+        self.passed_over: list[int] = []
+        self.shadows: Any = SimpleNamespace(
+            rests=False,
+            pass_over=self.passed_over.append,
             take=lambda decided, shadows, served: self.told.append(decided),
             leave=lambda selection, decision_id, served: self.left.append((selection, decision_id)),
         )
-        self.engine = Engine(append=self.bodies.extend, shadows=shadows, **about)
+        self.engine = Engine(append=self.bodies.extend, shadows=self.shadows, **about)
         self.memory = RequestMemory(entries=100)
         self.planned = Planned(
             Planner(),
@@ -84,7 +87,7 @@ class World:
             append_framed=lambda framed: self.framed.append(framed(NOW_US)),
             memory=self.memory,
             observer=Observer(),
-            shadows=shadows,
+            shadows=self.shadows,
         )
 
     def forget(self) -> None:
@@ -311,6 +314,14 @@ def test_shadows_are_told_the_list_of_each_decision_of_a_batch(world: World) -> 
         assert [told.lists[at].actions for at in told.which] == [tuple(message.candidates.actions) for message in messages]
     for places in (None, np.array([0, 2, 3])):
         assert np.array_equal(rows_of(by_planner, served.champion, places), rows_of(by_engine, served.champion, places))
+
+
+def test_shadows_that_rest_are_told_how_many_they_pass_over_and_no_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world.shadows, "rests", True)
+    with beside(world, "shop", shadows=(Shadowed("s", BASELINE, 1.0), Shadowed("t", BASELINE, 1.0))):
+        world.forget()
+        assert None not in world.planned.answer([body("named candidates")] * 3)
+    assert world.passed_over == [6] and not world.told
 
 
 def test_shadows_are_told_of_no_request_without_a_decision(world: World) -> None:

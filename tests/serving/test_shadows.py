@@ -151,6 +151,7 @@ def test_each_decision_is_scored_with_the_names_of_its_own_list() -> None:
 def test_scoring_takes_its_share_of_the_cpu_and_no_more(monkeypatch: pytest.MonkeyPatch, cpu_share: float | None, scored: int) -> None:
     """Each batch costs the thread 100 ms, and the rest of the process takes as much meanwhile; half a second is saved up."""
     waits, clock = Waits(monkeypatch), {"mine": 0.0, "others": 0.0}
+    monkeypatch.setattr("time.monotonic", lambda: clock["mine"] + clock["others"])
     monkeypatch.setattr("time.thread_time", lambda: clock["mine"])
     monkeypatch.setattr("time.process_time", lambda: clock["mine"] + clock["others"])
 
@@ -166,6 +167,27 @@ def test_scoring_takes_its_share_of_the_cpu_and_no_more(monkeypatch: pytest.Monk
         clock["others"] += 0.1
         waits.shadows._turn()
     assert waits.shadows.scored + waits.shadows.over_budget == 100 and abs(waits.shadows.scored - scored) <= 1
+
+
+def test_beside_an_idle_server_a_hundredth_of_the_time_is_always_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = {"now": 0.0, "mine": 0.0}
+    monkeypatch.setattr("time.monotonic", lambda: clock["now"])
+    for name in ("thread_time", "process_time"):
+        monkeypatch.setattr(f"time.{name}", lambda: clock["mine"])
+    budget = _Budget(0.04)
+    clock["mine"] = 0.6
+    assert not budget.is_left()
+    clock["now"] = 20.0
+    assert budget.is_left()
+
+
+def test_a_thread_that_rests_is_left_nothing_and_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = Waits(monkeypatch)
+    selection, served = (SimpleNamespace(beside=SimpleNamespace(shadows=("s", "t"))) for _ in range(2))
+    waits.shadows.rests = True
+    leave: Any = waits.shadows.leave
+    leave(selection, b"i" * 16, served)
+    assert waits.shadows.over_budget == 2 and not waits.shadows._left
 
 
 def test_a_shadow_that_fails_takes_nothing_with_it(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
