@@ -67,7 +67,7 @@ class ServerConfig(config.StrictModel):
     unit_features: str = ""
     #: How often the features of requests are compared with those of the training rows, seconds, > 0; null = never.
     drift_s: float | None = pydantic.Field(default=30.0, gt=0.0)
-    #: CPU time that scoring shadows may take, as a share of what all the rest takes, > 0; null = no bound. What is beyond it is passed over.
+    #: CPU time that scoring shadows may take, as a share of what all the rest takes, > 0; null = no bound. Others are passed over.
     shadow_cpu: float | None = pydantic.Field(default=0.04, gt=0.0)
     #: Let clients list services and messages (gRPC reflection).
     reflection: bool = False
