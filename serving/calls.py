@@ -69,8 +69,9 @@ class Arrived(NamedTuple):
 Shortcut = Callable[[Sequence[bytes]], Sequence[bytes | None]]
 
 
-class CallHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Serves the methods of one service, by full name ("/package.Service/Method")."""
+class CallHandler:
+    """Serves the methods of one service, by full name ("/package.Service/Method"). A generic RPC handler of grpcio, which asks for
+    `service` alone; its base class has no types."""
 
     def __init__(
         self,
