@@ -229,6 +229,8 @@ class Shadows:
             if self._waiting + len(self._left) < _TOGETHER:
                 self._stop.wait(_WAIT_S)
             self._turn()
+        # The last ones are few, and nobody is slowed down any more.
+        self._budget = None
         while self._queue or self._left:
             self._turn()
 

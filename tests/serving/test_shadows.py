@@ -181,6 +181,17 @@ def test_beside_an_idle_server_a_hundredth_of_the_time_is_always_left(monkeypatc
     assert budget.is_left()
 
 
+def test_what_waits_at_the_end_is_scored_whatever_is_left_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = Waits(monkeypatch, cpu_share=0.04)
+    monkeypatch.setattr(_Budget, "is_left", lambda self: False)
+    monkeypatch.setattr("serving.traffic.shadow._scores", lambda group: ShadowScores(name="s"))
+    decided, shadow = item(count=3)
+    waits.shadows.take(decided, [shadow], SERVED)
+    waits.shadows._stop.set()
+    waits.shadows._run()
+    assert waits.shadows.scored == 3 and waits.shadows.over_budget == 0
+
+
 def test_a_thread_that_rests_is_left_nothing_and_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
     waits = Waits(monkeypatch)
     selection, served = (SimpleNamespace(beside=SimpleNamespace(shadows=("s", "t"))) for _ in range(2))
