@@ -3,23 +3,27 @@
 `assign` rather than `subscribe`: reading is a function of the offsets in the tables. Which partitions are read is either all of them, or
 what a `Membership` says. `auto.offset.reset=error`: records that the broker dropped before we read them are an
 error, never a gap. Append time is Kafka's record time, so the topics want `message.timestamp.type=LogAppendTime`.
+
+
+In a backlog the partitions come in the order of their time (`read_ahead`); one that is far ahead of the others is read no further for a
+while.
 """
 
-import operator
+import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import polars as pl
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from attribution.envelope import Values, gathered, joined
 from attribution.errors import LostRecords, SourceError
 from attribution.events import Raws
 from attribution.fetch_bounds import FetchBounds, Room, Size
 from attribution.membership import GROUP, Membership
+from attribution.pieces import Piece, pieces_of, records_of
+from attribution.read_ahead import GRAIN_MS, ReadAhead
 from attribution.sources import Fetched, Offsets, Partition
 
 __all__ = ["TOPICS", "KafkaSource"]
@@ -28,7 +32,13 @@ TOPICS = ("decisions", "impressions", "rewards", "signals")
 _METADATA_TIMEOUT_S, _RECOUNT_TIMEOUT_S = 10.0, 1.0
 # Before the first fetch: a batch of the size that pays, and the brokers' own bound on a message.
 _FIRST_GUESS = Size(500, 1 << 20)
-Numbers = np.ndarray[Any, np.dtype[np.int64]]
+# Read between two looks at what is due: 4 to 40 chunks of small messages.
+_LOOK_BYTES = 1 << 19
+# Fetches whose bytes may wait before what is far ahead is read no further.
+_FETCHES_AHEAD = 2
+# What the client reads in advance goes with a pause; and neither a full queue nor a request that waits for records that are not there
+# is to keep it from fetching what is.
+_READING = {"queued.min.messages": 20_000, "fetch.queue.backoff.ms": 20, "fetch.wait.max.ms": 100}
 _RESET = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 
@@ -55,11 +65,14 @@ class KafkaSource:
         recount_s: float = 60.0,
     ) -> None:
         own = {"bootstrap.servers": bootstrap, "group.id": GROUP, "enable.auto.commit": False, "auto.offset.reset": "error"}
-        self._consumer = Consumer({**(settings or {}), **own})
+        self._consumer = Consumer({**_READING, **(settings or {}), **own})
         self._admin = AdminClient({**(settings or {}), "bootstrap.servers": bootstrap})
         self._bounds = FetchBounds(records=max_records, events=max_events, size_bytes=max_bytes)
         self._largest, self._timeout_s, self._prefix = _FIRST_GUESS, timeout_s, prefix
         self._assigned: dict[Partition, int] = {}
+        # What has been read and not been fetched, and the offset behind what has been read of each partition.
+        self._ahead, self._read = ReadAhead(), dict[Partition, int]()
+        self._paused: set[Partition] = set()
         self._members = members
         self._partitions = self._all = [partition for topic in TOPICS for partition in self._of_topic(topic, bootstrap)]
         _refuse_unequal(self._all, bootstrap)
@@ -87,11 +100,10 @@ class KafkaSource:
             self._seek(offsets)
         # Until the batch is whole the consumer's own place is not to be trusted: the next fetch seeks.
         self._assigned = {}
-        pieces, left, full = self._consume() if self._partitions else ([], False, False)
-        raws = _columns(pieces, prefix=self._prefix)
+        pieces, full = self._consume() if self._partitions else ([], False)
+        raws = records_of(pieces)
         following = {**offsets, **_ends(raws)}
-        # What was left stands behind the consumer's own place: then the next fetch seeks too.
-        self._assigned = {} if left else self._places(following)
+        self._assigned = self._places(following)
         return Fetched(raws, following, full)
 
     def commit(self, offsets: Offsets) -> None:
@@ -144,23 +156,59 @@ class KafkaSource:
                     "them; give all four topics the same number and start again: rewards of decisions made before count as orphans"
                 )
 
-    def _consume(self) -> tuple[list["_Piece"], bool, bool]:
-        """What fits into the bounds; whether some that came did not and is left; whether a bound was reached."""
-        room, pieces = Room(self._bounds, largest=self._largest), list[_Piece]()
-        deadline = time.monotonic() + self._timeout_s
+    def _consume(self) -> tuple[list[Piece], bool]:
+        """What fits into the bounds, the oldest first, and whether a bound was reached."""
+        room, deadline = Room(self._bounds, largest=self._largest), time.monotonic() + self._timeout_s
+        pieces = self._ahead.due(room, at_end=self._at_end)
         while not room.full:
             asked = room.chunk
             found = self._consumer.consume(num_messages=asked, timeout=max(deadline - time.monotonic(), 0.0))
-            values = [value or b"" for value in map(Message.value, found)]
-            count = room.take(values)
-            pieces += _pieces(found[:count], values[:count])
-            if len(found) < asked or count < len(found):
+            self._take_in(found, room)
+            if len(found) < asked:
+                # No more has come in time: what is about as old as the rest is not kept back, and nothing where nothing comes.
+                pieces += self._ahead.due(room, at_end=self._at_end, slack_ms=GRAIN_MS if found else math.inf)
                 break
+            if room.seen_enough(_LOOK_BYTES):
+                pieces += self._ahead.due(room, at_end=self._at_end)
+                self._pause()
+        self._pause()
         self._largest = room.largest if pieces else self._largest
-        return pieces, count < len(found), room.full
+        return pieces, room.full
+
+    def _take_in(self, messages: Sequence[Message], room: Room) -> None:
+        """Puts these messages behind what waits."""
+        if any(error is not None for error in map(Message.error, messages)):
+            for message in messages:
+                _refuse(message)
+        for piece in pieces_of(messages, prefix=self._prefix):
+            self._ahead.add(piece)
+            room.see(piece.events, piece.sizes)
+            self._read[piece.partition] = int(piece.offsets[-1]) + 1
+
+    def _at_end(self, partition: Partition) -> bool:
+        """True = everything has been read that the broker was last known to have."""
+        low, high = self._consumer.get_watermark_offsets(self._at(partition, 0), cached=True)
+        return 0 <= high <= max(self._read.get(partition, OFFSET_BEGINNING), low)
+
+    def _pause(self) -> None:
+        """Reads no further of what is far ahead while as much waits as some fetches bring, but always of what the others wait for.
+
+        What the client has read in advance goes with a pause, so one is to last.
+        """
+        most, slowest = _FETCHES_AHEAD * self._bounds.size_bytes, self._ahead.slowest(self._at_end)
+        if far := self._ahead.far(most) - self._paused - {slowest}:
+            self._consumer.pause([self._at(partition, 0) for partition in far])
+            self._paused |= far
+        if near := self._paused & {*self._ahead.near(most), slowest}:
+            self._consumer.resume([self._at(partition, 0) for partition in near])
+            self._paused -= near
 
     def _seek(self, offsets: Offsets) -> None:
         self._assigned = self._places(offsets)
+        self._consumer.resume([self._at(partition, 0) for partition in self._paused])
+        self._paused.clear()
+        self._ahead.follow(self._partitions)
+        self._read = dict(self._assigned)
         self._consumer.assign([self._at(p, offset) for p, offset in self._assigned.items()])
 
     def _at(self, partition: Partition, offset: int) -> TopicPartition:
@@ -186,57 +234,6 @@ def _refuse(message: Message) -> None:
     if error.code() in _RESET:
         raise LostRecords(f"{place}: the broker no longer holds this record ({error}); lengthen its retention, and backfill what is left")
     raise SourceError(f"{place}: {error}; mend the broker and start again: nothing was skipped")
-
-
-class _Piece(NamedTuple):
-    """Some messages of one topic by column: record times in milliseconds, values as `gathered` has them."""
-
-    topic: str
-    partitions: Numbers
-    offsets: Numbers
-    times_ms: Numbers
-    values: Values
-
-
-def _pieces(messages: Sequence[Message], values: Sequence[bytes]) -> list[_Piece]:
-    """The messages by topic: one call a field and message, made from C, and no object of ours for each.
-
-    Done while a chunk is in the processor's cache; and then its messages go, so that the next chunk's stand in the same memory.
-    """
-    if any(error is not None for error in map(Message.error, messages)):
-        for message in messages:
-            _refuse(message)
-    topics, count = list(map(Message.topic, messages)), len(messages)
-    partitions = np.fromiter(map(Message.partition, messages), dtype=np.int64, count=count)
-    offsets = np.fromiter(map(Message.offset, messages), dtype=np.int64, count=count)
-    times_ms = np.fromiter(map(operator.itemgetter(1), map(Message.timestamp, messages)), dtype=np.int64, count=count)
-    pieces = []
-    for name in dict.fromkeys(topics):
-        rows = [row for row, topic in enumerate(topics) if topic == name] if topics.count(name) < count else slice(None)
-        theirs = values[rows] if isinstance(rows, slice) else [values[row] for row in rows]
-        pieces.append(_Piece(name, partitions[rows], offsets[rows], times_ms[rows], gathered(theirs)))
-    return pieces
-
-
-def _columns(pieces: Sequence[_Piece], *, prefix: str) -> Raws:
-    """The pieces as one, topic by topic: what lies together is decoded without being gathered first. The order within a partition stays."""
-    numbers = {topic: number for number, topic in enumerate(dict.fromkeys(piece.topic for piece in pieces))}
-    pieces = sorted(pieces, key=lambda piece: numbers[piece.topic])
-    which = np.repeat([numbers[piece.topic] for piece in pieces], [piece.offsets.size for piece in pieces])
-    names = pl.Series([topic.removeprefix(prefix) for topic in numbers], dtype=pl.String)
-    return Raws(
-        topics=names.gather(which.astype(np.int16)),
-        partitions=pl.Series(_joined([piece.partitions for piece in pieces]), dtype=pl.Int32),
-        offsets=pl.Series(_joined([piece.offsets for piece in pieces])),
-        payloads=joined([piece.values for piece in pieces]),
-        # 0 = the broker gave none.
-        append_times_us=pl.Series(np.maximum(_joined([piece.times_ms for piece in pieces]), 0) * 1000),
-        damages={},
-    )
-
-
-def _joined(columns: Sequence[Numbers]) -> Numbers:
-    return np.concatenate([np.zeros(0, dtype=np.int64), *columns])
 
 
 def _ends(raws: Raws) -> dict[Partition, int]:

@@ -4,12 +4,13 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from confluent_kafka import Producer
 
 from attribution.decode import decode
-from attribution.envelope import BATCH_SCHEMA, pack
+from attribution.envelope import BATCH_SCHEMA, event_sizes, pack
 from attribution.errors import LostRecords, SourceError
 from attribution.fetch_bounds import FetchBounds, Room, Size
 from attribution.kafka_source import TOPICS, KafkaSource
@@ -103,6 +104,33 @@ def test_a_fetch_brings_topic_by_topic_and_each_partition_in_order() -> None:
         assert read == list(range(len(read))) and offsets[Partition(*place)] == len(read)
 
 
+def test_a_backlog_comes_in_the_order_of_its_time_and_what_is_far_ahead_is_read_no_further() -> None:
+    """A reward a second of 200 bytes, a decision a second of 4,000: read byte by byte, rewards would come twenty times as fast."""
+    skewed, seconds = Broker(), 2_400
+    for number in range(seconds):
+        at = 1_700_000_000_000 + 1_000 * number
+        skewed.producer.produce("decisions", b"d" * 4_000, partition=number % 2, timestamp=at)
+        skewed.producer.produce("rewards", b"r" * 200, partition=number % 2, timestamp=at)
+        assert number % 100 or skewed.producer.flush(10) == 0
+    assert skewed.producer.flush(10) == 0
+    # A few hundred kilobytes ahead are too many, and so the rewards are stopped and go on.
+    small = {"max.partition.fetch.bytes": 100_000, "queued.min.messages": 1_000}
+    source = KafkaSource(skewed.bootstrap, timeout_s=2.0, max_bytes=100_000, settings=small)
+    offsets, paused, apart, read = dict[Partition, int](), 0, list[float](), dict[tuple[str, int], list[int]]()
+    while sum(offsets.values()) < 2 * seconds:
+        raws, offsets, _ = source.fetch(offsets)
+        newest = dict[str, int]()
+        for topic, number, offset, at_us in zip(raws.topics, raws.partitions, raws.offsets, raws.append_times_us, strict=True):
+            read.setdefault((topic, number), []).append(offset)
+            newest[topic] = max(newest.get(topic, 0), at_us)
+        paused += bool(source._paused)
+        if len(newest) == 2:
+            apart.append(abs(newest["decisions"] - newest["rewards"]) / 1e6)
+    source.close()
+    assert read == {(topic, number): list(range(seconds // 2)) for topic in ("decisions", "rewards") for number in (0, 1)}
+    assert np.median(apart) <= 60.0 and paused > 3
+
+
 def test_a_record_that_the_broker_no_longer_holds_is_an_error_and_never_a_gap(broker: Broker) -> None:
     source = KafkaSource(broker.bootstrap, timeout_s=1.0)
     with pytest.raises(LostRecords, match="decisions/0"):
@@ -145,13 +173,24 @@ def test_a_fetch_is_bounded_by_events_and_bytes_whatever_a_message_holds(tmp_pat
         assert any(full for _, full in fetches)
 
 
+def taken(room: Room, values: Sequence[bytes]) -> int:
+    events, sizes = event_sizes(values)
+    room.see(events, sizes)
+    room.seen_enough(0)
+    return room.take(events, sizes)
+
+
 def test_a_message_that_is_larger_than_the_bound_comes_alone() -> None:
     room = Room(FetchBounds(records=10, events=5, size_bytes=100), largest=Size(1, 10))
-    assert (room.chunk, room.take([b"x" * 200, b"y"]), room.full) == (5, 1, True)
+    assert (room.chunk, taken(room, [b"x" * 200, b"y"]), room.full) == (5, 1, True)
     room = Room(FetchBounds(records=10, events=5, size_bytes=100), largest=Size(1, 10))
-    assert (room.take([b"x" * 30]), room.chunk, room.take([b"x" * 60, b"x" * 60]), room.full) == (1, 2, 1, True)
+    assert (taken(room, [b"x" * 30]), room.chunk, taken(room, [b"x" * 60, b"x" * 60]), room.full) == (1, 2, 1, True)
     room = Room(FetchBounds(records=10, events=5, size_bytes=100), largest=Size(1, 10))
-    assert (room.take([b"x" * 40]), room.full, room.take([b"x" * 40]), room.full) == (1, False, 1, True), "a third would not fit"
+    assert (taken(room, [b"x" * 40]), room.full, taken(room, [b"x" * 40]), room.full) == (1, False, 1, True), "a third would not fit"
+    room = Room(FetchBounds(records=3), largest=Size(1, 1))
+    assert (taken(room, [b"x"] * 5), room.full, taken(room, [b"x"])) == (3, True, 0)
+    room = Room(FetchBounds(size_bytes=100), largest=Size(1, 10))
+    assert (room.take(np.ones(3, np.int64), np.full(3, 40)), room.full) == (2, True), "what waited already, and was not seen in this fetch"
     assert Room(FetchBounds(events=50_000), largest=Size(500, 1)).chunk == 100, "the first chunk is small where messages have been large"
 
 
@@ -162,4 +201,4 @@ def test_a_compressed_batch_counts_as_large_as_it_is_in_memory() -> None:
     small = sink.getvalue().to_pybytes()
     assert len(small) < 5_000
     room = Room(FetchBounds(size_bytes=2_500_000), largest=Size(1, 1))
-    assert room.take([small] * 10) == 2 and room.largest.size_bytes > 1_000_000
+    assert taken(room, [small] * 10) == 2 and room.largest.size_bytes > 1_000_000
