@@ -38,14 +38,19 @@ def pack(payloads: Sequence[bytes]) -> bytes:
     return value
 
 
-def event_sizes(payloads: Sequence[bytes]) -> tuple[Sizes, Sizes]:
+def event_sizes(payloads: Values) -> tuple[Sizes, Sizes]:
     """How many events each value holds, and how many bytes they are in memory; one event of its own size where it is no stream that can
     be read. A stream may be compressed, so its own length says little."""
-    counts, sizes = np.ones(len(payloads), dtype=np.int64), np.fromiter(map(len, payloads), dtype=np.int64, count=len(payloads))
-    # By the first byte of all at once: few values are streams, or nearly all.
-    if _ARROW[:1] in b"".join([payload[:1] for payload in payloads]):
-        for row in [row for row, payload in enumerate(payloads) if payload.startswith(_ARROW)]:
-            counts[row], sizes[row] = _stream_size(payloads[row])
+    if isinstance(payloads, pa.Array):
+        _, begin, end = bytes_of(payloads)
+        sizes, streams = end - begin, _beginning_with(payloads, _ARROW[:1]).tolist()
+    else:
+        sizes, streams = np.fromiter(map(len, payloads), dtype=np.int64, count=len(payloads)), range(len(payloads))
+    counts = np.ones(len(payloads), dtype=np.int64)
+    for row in streams:
+        value = payloads[row].as_py() if isinstance(payloads, pa.Array) else payloads[row]
+        if value.startswith(_ARROW):
+            counts[row], sizes[row] = _stream_size(value)
     return counts, sizes
 
 
@@ -93,13 +98,21 @@ def _of_message(payload: bytes) -> pa.BinaryArray:
     return _events(payload) if payload.startswith((_REGISTRY, _ARROW)) else pa.array([payload], pa.binary())
 
 
-def _wrapped(payloads: pa.BinaryArray) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _wrapped(payloads: pa.BinaryArray) -> Sizes:
     """Rows whose first byte is that of a header or a stream."""
+    return _beginning_with(payloads, _REGISTRY + _ARROW[:1])
+
+
+def _beginning_with(payloads: pa.BinaryArray, firsts: bytes) -> Sizes:
+    """Rows whose first byte is one of these."""
     data, begin, end = bytes_of(payloads)
     if not data.size:
         return np.zeros(0, dtype=np.int64)
     first = data[np.minimum(begin, len(data) - 1)]
-    return np.flatnonzero((end > begin) & ((first == _REGISTRY[0]) | (first == _ARROW[0])))
+    found = first == firsts[0]
+    for other in firsts[1:]:
+        found |= first == other
+    return np.flatnonzero((end > begin) & found)
 
 
 def _spread(records: Raws, *, lists: Sequence[pa.BinaryArray]) -> Raws:

@@ -9,7 +9,9 @@ In a backlog the partitions come in the order of their time (`read_ahead`); one 
 while.
 """
 
+import itertools
 import math
+import operator
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -177,7 +179,7 @@ class KafkaSource:
 
     def _take_in(self, messages: Sequence[Message], room: Room) -> None:
         """Puts these messages behind what waits."""
-        if any(error is not None for error in map(Message.error, messages)):
+        if not all(map(operator.is_, map(Message.error, messages), itertools.repeat(None))):
             for message in messages:
                 _refuse(message)
         for piece in pieces_of(messages, prefix=self._prefix):

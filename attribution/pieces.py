@@ -37,19 +37,22 @@ def pieces_of(messages: Sequence[Message], *, prefix: str) -> Iterator[Piece]:
 
     Done while a chunk is in the processor's cache; and then its messages go, so that the next chunk's stand in the same memory.
     """
-    places, count = list(zip(map(Message.topic, messages), map(Message.partition, messages), strict=True)), len(messages)
-    numbers = {place: number for number, place in enumerate(dict.fromkeys(places))}
-    if len(numbers) > 1:
+    if not messages:
+        return
+    topics, count = list(map(Message.topic, messages)), len(messages)
+    partitions = np.fromiter(map(Message.partition, messages), dtype=np.int64, count=count)
+    numbers, ends = {(topics[0], int(partitions[0])): 0}, [count]
+    if topics.count(topics[0]) < count or (partitions != partitions[0]).any():
+        places = list(zip(topics, partitions.tolist(), strict=True))
+        numbers = {place: number for number, place in enumerate(dict.fromkeys(places))}
         which = np.fromiter(map(numbers.__getitem__, places), dtype=np.int64, count=count)
-        messages = [messages[row] for row in np.argsort(which, kind="stable").tolist()]
-        ends = np.cumsum(np.bincount(which)).tolist()
-    else:
-        ends = [count]
-    values = [value or b"" for value in map(Message.value, messages)]
+        messages, ends = [messages[row] for row in np.argsort(which, kind="stable").tolist()], np.cumsum(np.bincount(which)).tolist()
+    values = list(map(Message.value, messages))
     offsets = np.fromiter(map(Message.offset, messages), dtype=np.int64, count=count)
     times_ms = np.fromiter(map(operator.itemgetter(1), map(Message.timestamp, messages)), dtype=np.int64, count=count)
-    events, sizes = event_sizes(values)
-    kept = gathered(values)
+    # A tombstone is no event, and will be found undecodable.
+    kept = gathered([value or b"" for value in values] if None in values else values)
+    events, sizes = event_sizes(kept)
     for (topic, number), begin, end in zip(numbers, [0, *ends], ends, strict=False):
         partition = Partition(topic.removeprefix(prefix), number)
         yield Piece(partition, offsets, times_ms, kept, events, sizes).part(slice(begin, end))

@@ -149,6 +149,9 @@ class LogWriter:
             # What is whole already is not copied once more.
             data = parts[0] if len(parts) == 1 else b"".join(parts)
             self._write(segment, data)
+            if self._turn.alone:
+                # Nobody else moves its end, so the next append need not look: each look lets another thread run in between.
+                self._segment = _Segment(segment.descriptor, segment.base, segment.size + len(data), False)
             return segment.end + len(data)
 
     def close(self) -> None:
@@ -176,7 +179,7 @@ class LogWriter:
             self._retire()
             raise LogUnavailable(f"log: {self._log.name} could not be synced ({failed}); check the disk, then send it again")
         if self._segment is not None:
-            self._segment = self._segment.now()
+            self._segment = self._segment if self._turn.alone else self._segment.now()
             if self._segment.closed or self._segment.size >= self._segment_bytes:
                 self._retire()
         if self._segment is None:

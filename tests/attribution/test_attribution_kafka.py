@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import Producer
 
 from attribution.decode import decode
-from attribution.envelope import BATCH_SCHEMA, event_sizes, pack
+from attribution.envelope import BATCH_SCHEMA, event_sizes, gathered, pack
 from attribution.errors import LostRecords, SourceError
 from attribution.fetch_bounds import FetchBounds, Room, Size
 from attribution.kafka_source import TOPICS, KafkaSource
@@ -174,7 +174,7 @@ def test_a_fetch_is_bounded_by_events_and_bytes_whatever_a_message_holds(tmp_pat
 
 
 def taken(room: Room, values: Sequence[bytes]) -> int:
-    events, sizes = event_sizes(values)
+    events, sizes = event_sizes(gathered(values))
     room.see(events, sizes)
     room.seen_enough(0)
     return room.take(events, sizes)
