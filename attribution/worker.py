@@ -82,8 +82,10 @@ class Worker:
     ) -> None:
         self._source, self._at_point, self._now_us = source, at_point, now_us
         self.totals, self.freshness = Progress(0, 0), FreshnessWindow()
-        self._landed = open_table(out / EVENTS_DIR, schema=EVENT_SCHEMA)
+        # In this order, here and wherever they are looked at anew: what is derived has landed before, so the events that were derived are
+        # all seen, whatever another worker does in between.
         self._observations = open_table(out / OBSERVATIONS_DIR, schema=OBSERVATION_SCHEMA)
+        self._landed = open_table(out / EVENTS_DIR, schema=EVENT_SCHEMA)
         self._config, self._out = config, out
         self._deletions = Deletions(out)
         self._erased = self._deletions.now()
@@ -100,7 +102,7 @@ class Worker:
 
     def reload(self) -> None:
         """Throws away what it knows and begins again from the tables as they are now: what to do when another writer has moved them."""
-        for table in (self._landed, self._observations):
+        for table in (self._observations, self._landed):
             table.refresh()
             table.forget({partition.number for partition in self._partitions})
         self._restart()
@@ -111,7 +113,7 @@ class Worker:
         if partitions == self._partitions:
             return
         changed = {p.number for p in partitions} ^ {p.number for p in self._partitions}
-        for table in (self._landed, self._observations):
+        for table in (self._observations, self._landed):
             table.refresh()
             table.forget(changed)
         self._partitions = partitions
@@ -128,7 +130,7 @@ class Worker:
             return
         self._erased = deletions
         erase_tables(self._out, deletions)
-        for table in (self._landed, self._observations):
+        for table in (self._observations, self._landed):
             table.refresh()
         self._deriver.erase(deletions)
 

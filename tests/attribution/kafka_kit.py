@@ -5,6 +5,7 @@ import itertools
 import os
 import random
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -22,6 +23,7 @@ class Wire:
 
     def __init__(self, bootstrap: str, *, partitions: int = PARTITIONS, replicas: int = 1) -> None:
         self.bootstrap, self.partitions = bootstrap, partitions
+        self._known: set[str] = set()
         self.prefix = f"t{os.getpid()}-{next(_NUMBERS)}-"
         new = [
             NewTopic(self.prefix + topic, partitions, replicas, config={"message.timestamp.type": "CreateTime", "retention.ms": "-1"})
@@ -35,21 +37,28 @@ class Wire:
 
     @functools.cached_property
     def producer(self) -> Producer:
-        return Producer({"bootstrap.servers": self.bootstrap, "partitioner": "murmur2_random", "linger.ms": 5})
+        return Producer({"bootstrap.servers": self.bootstrap, "partitioner": "murmur2_random", "linger.ms": 5, "enable.idempotence": True})
 
     def send(self, events: Iterable[Event]) -> None:
-        """Every event once; heartbeats to each partition."""
+        """Every event once; heartbeats to each partition. In each partition they stand in this order."""
         for event in events:
             kind = str(event.WhichOneof("kind"))
             body, at, topic = getattr(event, kind), event.append_time_us // 1000, self.prefix + topic_of(event)
             if kind != "heartbeat":
-                self.producer.produce(topic, event.SerializeToString(), key=body.unit_id, timestamp=at)
-                self.producer.poll(0)
+                self._produce(topic, event, at, key=body.unit_id)
                 continue
             for partition in range(self.partitions):
                 body.partition = partition
-                self.producer.produce(topic, event.SerializeToString(), partition=partition, timestamp=at)
+                self._produce(topic, event, at, partition=partition)
         assert self.producer.flush(30) == 0
+
+    def _produce(self, topic: str, event: Event, at_ms: int, **where: Any) -> None:
+        self.producer.produce(topic, event.SerializeToString(), timestamp=at_ms, **where)
+        self.producer.poll(0)
+        if topic not in self._known:
+            # What a producer takes before it knows a topic's partitions may come to stand behind what it takes afterwards.
+            assert self.producer.flush(30) == 0
+            self._known.add(topic)
 
 
 def story(rng: random.Random, *, units: int) -> list[Event]:
