@@ -18,7 +18,7 @@ from attribution.events import EVENT_SCHEMA, Raw
 from attribution.settings import JoinConfig
 from attribution.sources import Fetched, Offsets, Partition
 from attribution.status import report
-from attribution.tables import EVENTS_DIR, OBSERVATIONS_DIR, open_table
+from attribution.tables import EVENTS_DIR, OBSERVATIONS_DIR, PositionedTable, open_table
 from attribution.watermarks import FINAL_US
 from attribution.worker import Progress, Worker, run_worker
 from protos.events_pb2 import Event
@@ -169,6 +169,46 @@ def test_a_zombie_writer_is_refused_and_writes_nothing(tmp_path: Path, config: J
     with pytest.raises(Fenced):
         zombie.cycle()
     assert report(out, config=config)["logged"] == 2
+
+
+def test_what_another_worker_does_while_the_tables_are_looked_at_anew_is_derived_once(
+    tmp_path: Path, config: JoinConfig, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who saw what is derived, but not yet what has landed, closed windows without the other worker's events, and corrected them then."""
+    logs, out = tmp_path / "logs", tmp_path / "out"
+    write = iter(batches())
+
+    def next_batch() -> bool:
+        found = next(write, None)
+        if found is not None:
+            append_log(logs, "decisions", found[0])
+            append_log(logs, "feedback", found[1])
+        return found is not None
+
+    next_batch()
+    worker, other = (Worker(EmbeddedSource(logs), out=out, config=config) for _ in range(2))
+    refresh = PositionedTable.refresh
+
+    def disturbed(table: PositionedTable) -> None:
+        refresh(table)
+        with monkeypatch.context() as undone:
+            undone.setattr(PositionedTable, "refresh", refresh)
+            other.reload()
+            while other.cycle().events:
+                pass
+
+    def taking_back(step: Callable[[], object]) -> None:
+        try:
+            step()
+        except Fenced:
+            worker.reload()
+
+    while next_batch():
+        with monkeypatch.context() as patched:
+            patched.setattr(PositionedTable, "refresh", disturbed)
+            taking_back(worker.reload)
+        taking_back(worker.cycle)
+    assert rows(out) == rows(undisturbed) and all_rows(out) == all_rows(undisturbed) and worker.final
 
 
 def test_a_writer_that_comes_back_with_an_old_position_is_refused_though_delta_would_take_it(tmp_path: Path) -> None:
