@@ -4,7 +4,6 @@
 what a `Membership` says. `auto.offset.reset=error`: records that the broker dropped before we read them are an
 error, never a gap. Append time is Kafka's record time, so the topics want `message.timestamp.type=LogAppendTime`.
 
-
 In a backlog the partitions come in the order of their time (`read_ahead`); one that is far ahead of the others is read no further for a
 while.
 """

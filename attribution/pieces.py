@@ -50,12 +50,11 @@ def pieces_of(messages: Sequence[Message], *, prefix: str) -> Iterator[Piece]:
     values = list(map(Message.value, messages))
     offsets = np.fromiter(map(Message.offset, messages), dtype=np.int64, count=count)
     times_ms = np.fromiter(map(operator.itemgetter(1), map(Message.timestamp, messages)), dtype=np.int64, count=count)
-    # A tombstone is no event, and will be found undecodable.
-    kept = gathered([value or b"" for value in values] if None in values else values)
-    events, sizes = event_sizes(kept)
     for (topic, number), begin, end in zip(numbers, [0, *ends], ends, strict=False):
-        partition = Partition(topic.removeprefix(prefix), number)
-        yield Piece(partition, offsets, times_ms, kept, events, sizes).part(slice(begin, end))
+        own = values[begin:end]
+        # A tombstone is no event, and will be found undecodable. Each piece has its values to itself: what waits holds no other's.
+        kept = gathered([value or b"" for value in own] if None in own else own)
+        yield Piece(Partition(topic.removeprefix(prefix), number), offsets[begin:end], times_ms[begin:end], kept, *event_sizes(kept))
 
 
 def records_of(pieces: Sequence[Piece]) -> Raws:

@@ -22,6 +22,7 @@ import polars as pl
 import pyarrow as pa
 from dict_join import DictJoin
 from dict_join_whole import WholeDictJoin
+from few_columns import EVENTS, ROWS
 from join_events import TASK
 
 import attribution.__main__  # noqa: F401 (one thread for polars)
@@ -33,13 +34,6 @@ from attribution.sources import Offsets
 from attribution.watermarks import FINAL_US
 from attribution.worker import Worker
 from protos.events_pb2 import Event
-
-_EVENTS = pa.schema(
-    [("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64()), ("kind", pa.string()), ("payload", pa.binary())]
-)
-_ROWS = pa.schema(
-    [("decision_id", pa.binary()), ("unit_id", pa.string()), ("action", pa.string()), ("seen", pa.bool_()), ("reward", pa.float64())]
-)
 
 
 def ours(source: KafkaSource, folder: Path) -> tuple[int, int]:
@@ -72,11 +66,11 @@ class FewColumns(DictJoin):
         self, topics: list[str], partitions: list[int], offsets: list[int], times: list[int], kinds: list[str], payloads: Any
     ) -> Any:
         """What was taken since the last call."""
-        return pa.table([topics, partitions, offsets, kinds, payloads], schema=_EVENTS)
+        return pa.table([topics, partitions, offsets, kinds, payloads], schema=EVENTS)
 
     def rows(self) -> Any:
         """What has closed since the last call."""
-        return pa.Table.from_pylist([{name: row[name] for name in _ROWS.names} for row in self.closed()], schema=_ROWS)
+        return pa.Table.from_pylist([{name: row[name] for name in ROWS.names} for row in self.closed()], schema=ROWS)
 
 
 def _joined(join: FewColumns | WholeDictJoin, source: KafkaSource, folder: Path) -> tuple[int, int]:

@@ -19,15 +19,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import deltalake
 import pyarrow as pa
+from few_columns import EVENTS, ROWS
 from quixstreams import Application, State
 from quixstreams.sinks import BaseSink
 
 from protos.events_pb2 import Event
 
-_EVENTS = pa.schema([("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64()), ("payload", pa.binary())])
-_ROWS = pa.schema(
-    [("decision_id", pa.binary()), ("unit_id", pa.string()), ("action", pa.string()), ("seen", pa.bool_()), ("reward", pa.float64())]
-)
+# Of what kind a message is would have to be handed through.
+_EVENTS = pa.schema([field for field in EVENTS if field.name != "kind"])
 
 
 def joined(value: bytes, state: State) -> dict[str, Any] | None:
@@ -51,7 +50,7 @@ def joined(value: bytes, state: State) -> dict[str, Any] | None:
     return {"decision_id": key, **held}
 
 
-class Tables(BaseSink):  # type: ignore[misc]
+class Tables(BaseSink):
     """Two Delta tables, each with one commit at a checkpoint: all partitions together, which costs it least."""
 
     def __init__(self, folder: Path) -> None:
@@ -67,7 +66,7 @@ class Tables(BaseSink):  # type: ignore[misc]
 
     def flush(self) -> None:
         """Commits what was added since the last time."""
-        for name, gathered, schema in (("events", self._events, _EVENTS), ("rows", self._rows, _ROWS)):
+        for name, gathered, schema in (("events", self._events, _EVENTS), ("rows", self._rows, ROWS)):
             if gathered:
                 table = pa.table([list(column) for column in zip(*gathered, strict=True)], schema=schema)
                 deltalake.write_deltalake(self._folder / name, table, mode="append")

@@ -1,0 +1,12 @@
+"""The two tables of a joiner that writes what it has at hand: a message and its kind, and five columns of a row."""
+
+import pyarrow as pa
+
+__all__ = ["EVENTS", "ROWS"]
+
+EVENTS = pa.schema(
+    [("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64()), ("kind", pa.string()), ("payload", pa.binary())]
+)
+ROWS = pa.schema(
+    [("decision_id", pa.binary()), ("unit_id", pa.string()), ("action", pa.string()), ("seen", pa.bool_()), ("reward", pa.float64())]
+)
