@@ -4,8 +4,11 @@ Settings are made when this room is imported, once for serving, learning, evalua
 
 - 64 bits. Propensities are logged as integers out of 2^31 and recomputed within 1e-6 anywhere, which float32 scores cannot promise
   once a posterior is narrow. Arrays that callers make as float32 stay float32.
-- For the CPU, unless XLA_FLAGS is set: one thread a process (a decision is too small to share: 43 us against 70 with a pool), and
+- For the CPU, unless XLA_FLAGS is set: no pool for matrix products (a decision is too small to share: 43 us against 70 with one), and
   vectors as wide as the processor has (a third off a slate where it has AVX-512).
+- XLA is told of one core, unless PJRT_NPROC is set: it would cut the loops of a batch into one part a core, and wait for its threads at
+  every loop (8 decisions 257 us on two cores that are both idle, 136 in one thread; 64: 673 and 506). The flag above does not keep it
+  from that.
 - Programs run in the thread that calls them: handing one over and waiting for it costs 60 us, the decision itself 90 (on two idle
   cores). Callers that want several at once use threads; the interpreter's lock is released while a program runs.
 - Likewise one thread for the BLAS that JAX borrows from scipy, unless OPENBLAS_NUM_THREADS is set: its triangular solves are small and
@@ -16,6 +19,7 @@ Settings are made when this room is imported, once for serving, learning, evalua
 import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false --xla_cpu_prefer_vector_width=512")
+os.environ.setdefault("PJRT_NPROC", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax

@@ -10,16 +10,17 @@ import numpy as np
 from bandits.keys import DECISION_ID_BYTES, around_request
 from bandits.loaded import LoadedPolicy
 from bandits.packed import RowLayout
-from bandits.programs import Outputs
+from bandits.programs import Outputs, empty_rows
 from bandits.quantise import DENOMINATOR
 from bandits.slates import ABSENT
 from serving.alike import Alike, read_alike
-from serving.blocks import DecisionBlock, block, column
+from serving.blocks import DecisionBlock, block, column, lay, rows_of
 from serving.errors import LogUnavailable
 from serving.idempotency import RequestKey, RequestMemory
 from serving.observers import Observed, Observer
 from serving.plain import PlainReaders, spans
 from serving.record import DecidedBy, Shared, shared_fields, slot_blocks, whole_slates
+from serving.request_ids import together
 from serving.snapshots import WHOLE, Served, SnapshotHolder
 from serving.tasks import TaskKey, TaskRules
 from serving.wire import double, head, slot_numbers_of
@@ -34,6 +35,14 @@ class Written(NamedTuple):
     bodies: Sequence[bytes]
     message: bytes
     responses: list[bytes]
+
+
+class _Columns(NamedTuple):
+    """What the requests of a batch do not share, as u8[n, bytes]: decision ids, and the numbers of contexts and of candidates."""
+
+    names: np.ndarray
+    contexts: np.ndarray
+    features: np.ndarray
 
 
 class AlikeBatches:
@@ -52,7 +61,7 @@ class AlikeBatches:
         """`append` as the engine's."""
         self._readers, self._holders = readers, holders
         self._append, self._memory, self._observer = append, memory, observer
-        self._new_request_id = new_request_id
+        self._new_request_ids = together(new_request_id)
 
     def read(self, data: bytes) -> Alike | None:
         """As `read_alike`."""
@@ -88,16 +97,17 @@ class AlikeBatches:
         timer = self._observer.timer
         started_s = timer()
         policy, rules, n = served.deciding, batch.first.rules, len(batch)
-        request_ids = batch.request_ids or [self._new_request_id().encode() for _ in range(n)]
+        request_ids = batch.request_ids or self._new_request_ids(n)
         ids = _decision_ids(rules, policy, request_ids)
         width, slots = rules.shapes.of(len(batch.first.candidates.actions), batch.first.slate_size)
         layout = RowLayout(rules.context_size, width, rules.feature_size)
-        rows = _rows(batch, policy, ids, layout)
+        columns = _Columns(column(ids), column(batch.contexts), column(batch.features))
+        rows = _rows(batch, columns, policy, layout)
         admitted_s = timer()
         outputs = policy.decide_rows(rows, layout=layout, slots=slots)
         if not outputs.sound.all() or (outputs.slates[:, : batch.first.slate_size] == ABSENT).any():
             return None
-        written = _written(batch, request_ids, ids, outputs, served, width)
+        written = _written(batch, columns, request_ids, outputs, served, width)
         decided_s = timer()
         self._append(written.bodies)
         self._observer.batch(Observed(n, n, admitted_s - started_s, decided_s - admitted_s, timer() - decided_s))
@@ -132,47 +142,40 @@ def _decision_ids(rules: TaskRules, policy: LoadedPolicy, request_ids: Sequence[
     return ids
 
 
-def _rows(batch: Alike, policy: LoadedPolicy, ids: Sequence[bytes], layout: RowLayout) -> np.ndarray:
-    """The requests as rows of words."""
-    listed = batch.first.candidates
+def _rows(batch: Alike, columns: _Columns, policy: LoadedPolicy, layout: RowLayout) -> np.ndarray:
+    """The requests as rows of words, where a program reads them without a copy."""
+    listed, rows = batch.first.candidates, empty_rows(len(batch), layout)
     padding = bytes(4 * layout.features * (layout.width - len(listed.actions)))
     behind = padding + listed.words(policy, layout.width) + batch.first.slate_size.to_bytes(4, "little")
-    parts: list[bytes] = []
-    for context, features, identifier in zip(batch.contexts, batch.features, ids, strict=True):
-        parts += (context, features, behind, identifier[:8])
-    return np.frombuffer(b"".join(parts), np.uint32).reshape(len(ids), layout.words)
+    lay(rows.view(np.uint8), [columns.contexts, columns.features, behind, columns.names[:, :8]])
+    return rows
 
 
-def _shared(rules: TaskRules, served: Served, outputs: Outputs, width: int) -> list[Shared]:
-    """Of each row: those of one compiled shape have it in common."""
-    by = DecidedBy(served.deciding, WHOLE, served.kill_switch)
-    buckets = outputs.bucket_batch.tolist()
-    kinds = {batch: shared_fields(rules, by, batch=batch, width=width, epoch=0) for batch in set(buckets)}
-    return [kinds[batch] for batch in buckets]
-
-
-def _written(batch: Alike, request_ids: Sequence[bytes], ids: Sequence[bytes], outputs: Outputs, served: Served, width: int) -> Written:
+def _written(batch: Alike, columns: _Columns, request_ids: Sequence[bytes], outputs: Outputs, served: Served, width: int) -> Written:
     """Decisions and answers, as `serving.record` makes them one by one."""
-    listed = batch.first.candidates
+    listed, rules = batch.first.candidates, batch.first.rules
     slates, numerators, scores = (found[:, : batch.first.slate_size] for found in (outputs.slates, outputs.numerators, outputs.mean))
     propensities = numerators / DENOMINATOR
-    numbers = slot_numbers_of(numerators, propensities, scores)
-    shared, joints = _shared(batch.first.rules, served, outputs, width), _joint(propensities)
+    numbers, joints = slot_numbers_of(numerators, propensities, scores), _joint(propensities)
+    by, buckets = DecidedBy(served.deciding, WHOLE, served.kill_switch), outputs.bucket_batch
     lengths = {*map(len, batch.units)}, {*map(len, request_ids)}
-    if listed.head_blocks is None or any(len(found) > 1 for found in lengths) or outputs.bucket_batch[0] != outputs.bucket_batch[-1]:
-        return _row_by_row(batch, request_ids, ids, whole_slates(listed, slates, numbers), joints, shared)
-    return _as_blocks(batch, request_ids, ids, slot_blocks(listed, slates, numbers), joints, shared[0])
+    if listed.head_blocks is None or any(len(found) > 1 for found in lengths) or buckets[0] != buckets[-1]:
+        kinds = {size: shared_fields(rules, by, batch=size, width=width, epoch=0) for size in {*buckets.tolist()}}
+        shared = [kinds[size] for size in buckets.tolist()]
+        return _row_by_row(batch, request_ids, rows_of(columns.names), whole_slates(listed, slates, numbers), joints, shared)
+    common = shared_fields(rules, by, batch=int(buckets[0]), width=width, epoch=0)
+    return _as_blocks(batch, columns, request_ids, slot_blocks(listed, slates, numbers), joints, common)
 
 
 def _as_blocks(
-    batch: Alike, request_ids: Sequence[bytes], ids: Sequence[bytes], slots: Sequence[np.ndarray], joints: np.ndarray, shared: Shared
+    batch: Alike, columns: _Columns, request_ids: Sequence[bytes], slots: Sequence[np.ndarray], joints: np.ndarray, shared: Shared
 ) -> Written:
     """Where all are of one length."""
-    n, own_head, names, owns = len(ids), head(b"", len(request_ids[0])), column(ids), column(request_ids)
+    n, own_head, names, owns = len(request_ids), head(b"", len(request_ids[0])), columns.names, column(request_ids)
     logged, answered = slots
     decision: list[bytes | np.ndarray] = [b"\x0a\x10", names, shared.decision + head(b"\x22", len(batch.units[0])), column(batch.units)]
-    decision += [b"\x2a" + own_head, owns, head(b"\x42", len(batch.contexts[0])), column(batch.contexts)]
-    decision += [batch.first.candidates.set_head(len(batch.features[0])), column(batch.features), logged]
+    decision += [b"\x2a" + own_head, owns, head(b"\x42", len(batch.contexts[0])), columns.contexts]
+    decision += [batch.first.candidates.set_head(len(batch.features[0])), columns.features, logged]
     joint = joints.reshape(n, 1).view(np.uint8)
     response: list[bytes | np.ndarray] = [b"\x0a\x10", names, answered, b"\x19", joint, shared.response + b"\x5a" + own_head, owns]
     size = sum(len(part) if isinstance(part, bytes) else part.shape[1] for part in response)

@@ -9,7 +9,7 @@ import numpy as np
 from protos.framing import HEADER_BYTES, begun
 from serving.wire import head, times_of
 
-__all__ = ["DecisionBlock", "block", "column", "rows_of"]
+__all__ = ["DecisionBlock", "block", "column", "lay", "rows_of"]
 
 # Times as they are now take eight bytes as a varint, until the year 4253.
 _TIME_BYTES = 8
@@ -23,14 +23,19 @@ def column(items: Sequence[bytes]) -> np.ndarray:
 
 def block(rows: int, parts: Sequence[bytes | np.ndarray]) -> np.ndarray:
     """The parts side by side, u8[rows, length]: bytes that every row has, and columns u8[rows, k]."""
-    columns = [np.frombuffer(part, np.uint8) if isinstance(part, bytes) else part for part in parts]
-    found = np.empty((rows, sum(part.shape[-1] for part in columns)), np.uint8)
-    at = 0
-    for part in columns:
-        behind = at + part.shape[-1]
-        found[:, at:behind] = part
-        at = behind
+    found = np.empty((rows, sum(len(part) if isinstance(part, bytes) else part.shape[1] for part in parts)), np.uint8)
+    lay(found, parts)
     return found
+
+
+def lay(found: np.ndarray, parts: Sequence[bytes | np.ndarray]) -> None:
+    """Lays the parts side by side into u8[rows, length], which they fill."""
+    at = 0
+    for part in parts:
+        given = np.frombuffer(part, np.uint8) if isinstance(part, bytes) else part
+        behind = at + given.shape[-1]
+        found[:, at:behind] = given
+        at = behind
 
 
 def rows_of(found: np.ndarray) -> list[bytes]:

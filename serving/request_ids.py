@@ -4,7 +4,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 
-__all__ = ["RequestIds"]
+__all__ = ["RequestIds", "together"]
 
 _BYTES, _AT_A_TIME = 16, 256
 
@@ -26,3 +26,15 @@ class RequestIds:
             drawn = [digits[at : at + size] for at in range(0, len(digits), size)]
             self._ready.extend(drawn[1:])
             return drawn[0]
+
+    def many(self, count: int) -> list[bytes]:
+        """So many ids, in UTF-8: for a batch they are drawn together, and none is kept."""
+        digits, size = self._draw(_BYTES * count).hex().encode(), 2 * _BYTES
+        return [digits[at : at + size] for at in range(0, len(digits), size)]
+
+
+def together(new_request_id: Callable[[], str]) -> Callable[[int], list[bytes]]:
+    """How a batch gets its ids where `new_request_id` names one request."""
+    if isinstance(new_request_id, RequestIds):
+        return new_request_id.many
+    return lambda count: [new_request_id().encode() for _ in range(count)]

@@ -1,6 +1,9 @@
 """Compiled programs: the same answer at every batch size and padding, and nothing compiled twice."""
 
 import functools
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -160,3 +163,24 @@ def test_a_nan_context_still_gives_numerators_that_add_up() -> None:
     nan = Requests(broken, *every[1:])
     outputs = run_decide(spec("linear_thompson"), params("linear_thompson"), nan, slots=1)
     assert outputs.numerators[2, 0] in {DENOMINATOR // every.eligible[2].sum(), DENOMINATOR // every.eligible[2].sum() + 1}
+
+
+# Prints into how many parts the loops of a program are cut.
+PARTS = """
+import re, numpy as np
+from bandits.catalog import PolicySpec, build
+from bandits.packed import RowLayout
+from bandits.policy import Dims
+from bandits.programs import _decide_program, run_prepare
+spec = PolicySpec.of("linear_thompson", {}, floor=0.05, dims=Dims(actions=20, context=32, features=0))
+layout = RowLayout(32, 20, 0)
+program = _decide_program(spec, layout, 3).lower(run_prepare(spec, build(spec).init()), np.zeros((256, layout.words), np.uint32))
+print(max(map(int, re.findall(r'outer_dimension_partitions":\\["(\\d+)', program.compile().as_text())), default=1))
+"""
+
+
+@pytest.mark.parametrize(("told", "parts"), [({}, 1), ({"PJRT_NPROC": "4"}, 4)])
+def test_a_batch_is_not_cut_into_a_part_a_core(told: dict[str, str], parts: int) -> None:
+    here = {name: value for name, value in os.environ.items() if name not in ("PJRT_NPROC", "XLA_FLAGS")}
+    said = subprocess.run([sys.executable, "-c", PARTS], env={**here, **told}, capture_output=True, text=True, check=True)
+    assert int(said.stdout) == parts, "XLA's threads would be waited for at every loop"

@@ -122,7 +122,7 @@ def answered(running: Running, requests: list[SelectRequest], *, together: bool)
     running.bodies.clear()
     engine = running.engine
     engine._memory = engine._alike._memory = RequestMemory(entries=1000)
-    engine.readers._new_request_id = engine._alike._new_request_id = lambda: "drawn"
+    engine.readers._new_request_id, engine._alike._new_request_ids = lambda: "drawn", lambda count: [b"drawn"] * count
     batch = engine.read_batch(batch_of(requests)) if together else engine.readers.batch(batch_of(requests))
     assert isinstance(batch, Alike) is together
     return batch_answer(running, batch), list(running.bodies)
