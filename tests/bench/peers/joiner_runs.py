@@ -1,6 +1,6 @@
 """One join of everything in the topics, by ours or by the plain Python dict that a team would write first; prints its cost as JSON.
 
-    python joiner_runs.py {ours,dict,dict-whole} BOOTSTRAP PREFIX FOLDER
+    python joiner_runs.py {ours,dict,dict-whole} BOOTSTRAP PREFIX FOLDER COUNT
 
 All read through the same consumer, and commit to two Delta tables. The dict writes what it has at hand; as dict-whole, all the columns
 that ours writes.
@@ -8,10 +8,8 @@ that ours writes.
 
 import gc
 import json
-import resource
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,9 @@ import polars as pl
 import pyarrow as pa
 from dict_join import DictJoin
 from dict_join_whole import WholeDictJoin
-from few_columns import EVENTS, ROWS
+from few_columns import EVENTS, ROWS, WRITING
 from join_events import TASK
+from steady import Cost
 
 import attribution.__main__  # noqa: F401 (one thread for polars)
 from attribution.events import Raws
@@ -36,27 +35,28 @@ from attribution.worker import Worker
 from protos.events_pb2 import Event
 
 
-def ours(source: KafkaSource, folder: Path) -> tuple[int, int]:
+def ours(source: KafkaSource, folder: Path, cost: Cost) -> tuple[int, int]:
     """Events and rows of the worker's own loop."""
     worker = Worker(source, out=folder / "out", config=_config(folder))
     events = rows = 0
     while not worker.final:
         done = worker.cycle()
         events, rows = events + done.events, rows + done.rows
+        cost.at(events)
     return events, rows
 
 
-def dict_join(source: KafkaSource, folder: Path) -> tuple[int, int]:
+def dict_join(source: KafkaSource, folder: Path, cost: Cost) -> tuple[int, int]:
     """Events and rows of the dict."""
-    return _joined(FewColumns(), source, folder)
+    return _joined(FewColumns(), source, folder, cost)
 
 
-def whole_dict_join(source: KafkaSource, folder: Path) -> tuple[int, int]:
+def whole_dict_join(source: KafkaSource, folder: Path, cost: Cost) -> tuple[int, int]:
     """Events and rows of the dict that writes every column that ours does."""
     # It holds lists and tuples by the million: to look for cycles among them takes twice what all the rest does, and ours looks for none.
     gc.disable()
     (task,) = _config(folder).tasks.values()
-    return _joined(WholeDictJoin(digest=task.digest), source, folder)
+    return _joined(WholeDictJoin(digest=task.digest), source, folder, cost)
 
 
 class FewColumns(DictJoin):
@@ -73,13 +73,14 @@ class FewColumns(DictJoin):
         return pa.Table.from_pylist([{name: row[name] for name in ROWS.names} for row in self.closed()], schema=ROWS)
 
 
-def _joined(join: FewColumns | WholeDictJoin, source: KafkaSource, folder: Path) -> tuple[int, int]:
+def _joined(join: FewColumns | WholeDictJoin, source: KafkaSource, folder: Path, cost: Cost) -> tuple[int, int]:
     offsets, events, rows = {}, 0, 0
     while len(join.marks) < 6 or min(join.marks.values()) < FINAL_US:
         raws, offsets, _ = source.fetch(offsets)
         assert isinstance(raws, Raws)
         rows += _micro_batch(join, raws, folder, offsets)
         events += len(raws.payloads)
+        cost.at(events)
     return events, rows
 
 
@@ -99,9 +100,10 @@ def _micro_batch(join: FewColumns | WholeDictJoin, raws: Raws, folder: Path, off
     moves = [deltalake.Transaction(f"{p.topic}/{p.number}", offset) for p, offset in offsets.items()]
     landed = join.landed(topics, partitions, offsets_read, times, kinds, payloads)
     properties = deltalake.CommitProperties(app_transactions=moves)
-    deltalake.write_deltalake(folder / "events", landed, mode="append", commit_properties=properties)
+    kept: dict[str, Any] = {"mode": "append", "commit_properties": properties, "writer_properties": WRITING}
+    deltalake.write_deltalake(folder / "events", landed, **kept)
     table = join.rows()
-    deltalake.write_deltalake(folder / "rows", table, mode="append", commit_properties=properties)
+    deltalake.write_deltalake(folder / "rows", table, **kept)
     return int(table.num_rows)
 
 
@@ -112,16 +114,13 @@ def _config(folder: Path) -> JoinConfig:
 
 
 def main() -> None:
-    name, bootstrap, prefix, _ = sys.argv[1:5]
-    with tempfile.TemporaryDirectory(dir=sys.argv[4]) as folder:
+    name, bootstrap, prefix, folder, count = sys.argv[1:6]
+    with tempfile.TemporaryDirectory(dir=folder) as own:
         # As the command does; the dict has it too.
         keep_freed_memory()
-        source = KafkaSource(bootstrap, prefix=prefix)
-        before, began = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
-        events, rows = {"ours": ours, "dict": dict_join, "dict-whole": whole_dict_join}[name](source, Path(folder))
-        after = resource.getrusage(resource.RUSAGE_SELF)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        print(json.dumps({"events": events, "rows": rows, "cpu_s": cpu, "wall_s": time.monotonic() - began}), flush=True)
+        source, cost = KafkaSource(bootstrap, prefix=prefix), Cost(int(count))
+        events, rows = {"ours": ours, "dict": dict_join, "dict-whole": whole_dict_join}[name](source, Path(own), cost)
+        print(json.dumps(cost.told(events, rows=rows)), flush=True)
         source.close()
 
 
