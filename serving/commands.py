@@ -156,7 +156,8 @@ def replay(
 def _prepare_jax(cache: Path) -> None:
     """Settings that hold for the whole process: no hand-over to a second thread, and compiled programs kept on this host."""
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    # Programs for another number of cores are other ones (see `bandits`), and XLA's key of a program does not say for how many it is.
+    jax.config.update("jax_compilation_cache_dir", str(cache / f"cores-{os.environ['PJRT_NPROC']}"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from bandits.config import TaskPolicy
 from protos.config import load_yaml
 from protos.task import load_tasks
-from serving.commands import _serve_here, app
+from serving.commands import _prepare_jax, _serve_here, app
 from serving.config import ServerConfig
 from serving.server import Server
 from tests.serving.kit import RANKED, ROOT
@@ -42,6 +42,17 @@ def test_a_server_says_where_it_listens_and_then_where_its_metrics_are(
     said = f"metrics: {server.metrics_address}\n" if metrics_address else ""
     assert capsys.readouterr().out == f"serving: {server.address}\n{said}" and not server.metrics_address.endswith(":0")
     assert (tmp_path / "address").read_text() == f"{server.address}\n"
+
+
+def test_programs_for_another_number_of_cores_are_kept_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told: dict[str, Any] = {}
+    monkeypatch.setattr("serving.commands.jax.config.update", told.__setitem__)
+    kept = []
+    for cores in ("1", "4"):
+        monkeypatch.setenv("PJRT_NPROC", cores)
+        _prepare_jax(tmp_path)
+        kept.append(Path(told["jax_compilation_cache_dir"]))
+    assert kept[0] != kept[1] and {one.parent for one in kept} == {tmp_path}, "XLA would take the programs of the one for the other"
 
 
 def test_the_documented_config_is_the_default_and_names_every_key() -> None:
