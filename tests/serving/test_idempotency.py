@@ -4,7 +4,7 @@ import pytest
 
 from serving.errors import RequestIdReused
 from serving.idempotency import RequestMemory
-from serving.request_ids import RequestIds
+from serving.request_ids import RequestIds, together
 
 KEY = ("default", "task", "r")
 
@@ -60,6 +60,13 @@ def test_drawn_ids_are_the_bytes_that_were_drawn_each_once() -> None:
     numbers = iter(range(10**6))
     ids = RequestIds(lambda size: b"".join(next(numbers).to_bytes(16, "big") for _ in range(size // 16)))
     assert {ids() for _ in range(512)} == {f"{number:032x}" for number in range(512)} and next(numbers) == 512
+
+
+def test_ids_of_a_batch_are_drawn_for_it_alone() -> None:
+    numbers = iter(range(10**6))
+    ids = RequestIds(lambda size: b"".join(next(numbers).to_bytes(16, "big") for _ in range(size // 16)))
+    assert together(ids)(3) == [f"{number:032x}".encode() for number in range(3)] and ids() == f"{3:032x}"
+    assert together(lambda: "own")(2) == [b"own", b"own"]
 
 
 def test_long_answers_are_forgotten_before_they_fill_the_memory() -> None:
