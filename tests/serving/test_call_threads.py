@@ -1,8 +1,12 @@
 """The threads of calls: each call runs once, whoever asks hears once, and no more run at a time than may."""
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -132,3 +136,32 @@ def test_a_call_whose_message_has_come_may_take_its_time(caplog: pytest.LogCaptu
     with server_on(CallThreads(1, message_within_s=0.01), lambda _: b"sooner" if looked.wait(0.2) else b"late") as address:
         assert echoed(address, timeout_s=30.0) == b"late"
     assert "given up" not in caplog.text
+
+
+# A server in the process of the command, and what the threads that are grpcio's own have been switched to once its input ends.
+LISTENING = """
+import sys, serving.__main__, grpc, concurrent.futures
+from pathlib import Path
+server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
+print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+server.start()
+sys.stdin.read()
+status = [(task / "status").read_text() for task in Path("/proc/self/task").iterdir() if "event_engine" in (task / "comm").read_text()]
+print(sum(int(text.partition("voluntary_ctxt_switches:")[2].split()[0]) for text in status))
+"""
+ASKED = 300
+
+
+@pytest.mark.parametrize(("setting", "switched"), [(None, False), ("event_engine_listener", True)])
+def test_calls_of_the_command_are_read_without_a_change_of_threads(setting: str | None, switched: bool) -> None:
+    kept = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+    given = {} if setting is None else {"GRPC_EXPERIMENTS": setting}
+    command, root = [sys.executable, "-c", LISTENING], Path(__file__).resolve().parents[2]
+    with subprocess.Popen(command, cwd=root, env=kept | given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        with grpc.insecure_channel(f"127.0.0.1:{process.stdout.readline().strip()}") as channel:
+            for _ in range(ASKED):
+                with pytest.raises(grpc.RpcError):
+                    channel.unary_unary("/none/None")(b"")
+        process.stdin.close()
+        assert (int(process.stdout.readline()) > ASKED) is switched
